@@ -1,0 +1,1 @@
+"""The on-disk contract between preparation and training: vocabulary, manifest, shards, verification."""

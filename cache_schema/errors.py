@@ -1,0 +1,9 @@
+"""The one error that a user is meant to read."""
+
+
+class InputError(Exception):
+    """Something that the user gave cannot be used.
+
+    The message is one line that names the file or option and says what to do about it. The command
+    line prints it on stderr without a traceback and exits with 1.
+    """

@@ -1,0 +1,1 @@
+"""BraTS archives to shards: discovery, identity, split, partition, preprocessing. No torch."""
