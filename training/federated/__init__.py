@@ -1,0 +1,1 @@
+"""Federated learning: the round loop, the clients and the strategies."""
