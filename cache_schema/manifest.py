@@ -1,0 +1,381 @@
+"""The manifest: what a cache holds, how it came to be, and who may see what.
+
+Written last, so that its presence means that the cache is complete. The same input gives the same
+bytes: keys are sorted, and there is no clock, host name or absolute path in it.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from annotated_types import Ge
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cache_schema.errors import InputError
+from cache_schema.layout import MANIFEST_NAME
+from cache_schema.vocabulary import COHORTS, MODALITIES, Cohort, Grade, Modality, Split
+
+SCHEMA_VERSION: Final = 1
+
+Count = Annotated[int, Ge(0)]
+
+
+class Document(BaseModel):
+    """A frozen part of the manifest that refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Options(Document):
+    """The options of `prep partition` that decide what a cache holds.
+
+    Attributes:
+        clients: Number of clients.
+        alpha: Concentration of the Dirichlet distribution.
+        seed: Of the split and the partition.
+        test_fraction: Share of each cohort that becomes its test set.
+        protocol: `patient` draws patients, `paper` draws each cohort's cases independently.
+        skew: What differs between clients: sizes, or also the mix of grades or sites.
+        min_cases: Least number of training cases of a client.
+        missing: `zero` stores zeros for an absent modality.
+        bias_correct: Whether N4 ran before the normalisation.
+        normalize: How intensities are scaled.
+        geometry: `brats` refuses anything but 240 x 240 x 155 at 1 mm.
+        shard_cases: Most cases in one shard.
+    """
+
+    clients: Annotated[int, Ge(1)]
+    alpha: float
+    seed: Count
+    test_fraction: float
+    protocol: Literal["patient", "paper"]
+    skew: Literal["quantity", "grade", "site"]
+    min_cases: Count
+    missing: Literal["refuse", "zero"]
+    bias_correct: bool
+    normalize: Literal["zscore", "percentile"]
+    geometry: Literal["brats", "any"]
+    shard_cases: Annotated[int, Ge(1)]
+
+
+class LabelVoxels(Document):
+    """Number of voxels of each label."""
+
+    NEC: Count
+    ED: Count
+    ET: Count
+
+
+class CohortRecord(Document):
+    """Size of a cohort: all of it, and its test set."""
+
+    cases: Count
+    patients: Count
+    test_cases: Count
+
+
+class CaseRecord(Document):
+    """One stored case.
+
+    Attributes:
+        case_id: Name of the scan session.
+        patient_id: Name of the person, equal across cohorts.
+        cohort: Archive that the case comes from.
+        grade: Tumour grade, from the folder or a name mapping.
+        site: Acquisition site, from the id or a name mapping.
+        split: `train` or `test`.
+        client: Owner of a training case, None for a test case.
+        shard: Path of its shard, relative to the cache.
+        key: SHA-256 over the bytes of the case's source files.
+        num_slices: Slices kept.
+        label_voxels: Voxels of each label in the source volume.
+        present: Modalities that the source has, in the order of `vocabulary.MODALITIES`.
+        findings: What is unusual about the case, one sentence each.
+        attributes: Columns of `survival*.csv`, as text.
+    """
+
+    case_id: str
+    patient_id: str
+    cohort: Cohort
+    grade: Grade
+    site: str
+    split: Split
+    client: Count | None
+    shard: str
+    key: str
+    num_slices: Count
+    label_voxels: LabelVoxels
+    present: tuple[bool, bool, bool, bool]
+    findings: tuple[str, ...]
+    attributes: dict[str, str]
+
+
+class ShardRecord(Document):
+    """One shard file: path relative to the cache, slices, size in bytes, SHA-256 of its bytes."""
+
+    path: str
+    rows: Count
+    bytes: Count
+    sha256: str
+
+
+class Move(Document):
+    """A patient moved between clients so that every client has its least number of cases."""
+
+    patient_id: str
+    source: Count
+    target: Count
+
+
+class ClientRecord(Document):
+    """What one client got: numbers, and the mix of grades, sites and label volumes."""
+
+    client: Count
+    patients: Count
+    cases: Count
+    slices: Count
+    grades: dict[str, int]
+    sites: dict[str, int]
+    label_voxels: LabelVoxels
+
+
+class PartitionRecord(Document):
+    """How training patients were dealt to clients.
+
+    Attributes:
+        q: Proportions drawn from the Dirichlet distribution, for each category of the skew.
+        sizes: Patients of each client.
+        repairs: Moves made after the draw.
+        clients: What each client got in the end: the achieved skew.
+        duplicates: Training patients with more than one case, and those cases.
+    """
+
+    q: dict[str, tuple[float, ...]]
+    sizes: tuple[int, ...]
+    repairs: tuple[Move, ...]
+    clients: tuple[ClientRecord, ...]
+    duplicates: dict[str, tuple[str, ...]]
+
+
+class CohortLeakage(Document):
+    """Test patients of a cohort, and how many of them are also seen in training."""
+
+    test_patients: Count
+    also_in_training: Count
+
+
+class LeakageRecord(Document):
+    """How many test patients are also trained on; all zero with the `patient` protocol."""
+
+    protocol: Literal["patient", "paper"]
+    cohorts: dict[Cohort, CohortLeakage]
+    test_patients: Count
+    also_in_training: Count
+
+
+class Repair(Document):
+    """A known fault of an archive that was mended while reading: case and what was done."""
+
+    case_id: str
+    action: str
+
+
+class Quarantined(Document):
+    """A case that is not in the cache, and why."""
+
+    case_id: str
+    cohort: Cohort
+    reason: str
+
+
+class Manifest(Document):
+    """Everything about a cache that is not voxels. The fields are described in docs/format.md."""
+
+    schema_version: Literal[1]
+    label_convention: Literal["brats2018-2020"]
+    modalities: tuple[Modality, ...]
+    fingerprint: str
+    plane: tuple[int, int]
+    options: Options
+    cohorts: dict[Cohort, CohortRecord]
+    cases: tuple[CaseRecord, ...]
+    shards: tuple[ShardRecord, ...]
+    partition: PartitionRecord
+    leakage: LeakageRecord
+    repairs: tuple[Repair, ...]
+    quarantined: tuple[Quarantined, ...]
+
+    def client_shards(self, client: int) -> tuple[str, ...]:
+        """Return the paths of one client's training shards, in order.
+
+        Raises:
+            InputError: If the cache has no such client.
+        """
+        if not 0 <= client < self.options.clients:
+            raise InputError(
+                f"client {client} is not among this cache's {self.options.clients} clients"
+            )
+        return tuple(sorted({case.shard for case in self.cases if case.client == client}))
+
+    def test_shards(self, cohort: Cohort) -> tuple[str, ...]:
+        """Return the paths of a cohort's test shards, in order."""
+        return tuple(
+            sorted({c.shard for c in self.cases if c.split == "test" and c.cohort == cohort})
+        )
+
+
+def to_json(manifest: Manifest) -> str:
+    """Write a manifest as JSON text; equal manifests give equal text."""
+    document = manifest.model_dump(mode="json")
+    return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+
+def digest(manifest: Manifest) -> str:
+    """Return the SHA-256 of a manifest's JSON text: the identity of a cache."""
+    return hashlib.sha256(to_json(manifest).encode()).hexdigest()
+
+
+def write_manifest(cache: Path, manifest: Manifest) -> None:
+    """Check a manifest and put it into a cache in one step, as the last file of a preparation.
+
+    Raises:
+        InputError: If the manifest contradicts itself; nothing is written.
+    """
+    _refuse(cache / MANIFEST_NAME, list(contradictions(manifest)))
+    partial = cache / f"{MANIFEST_NAME}.partial"
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(to_json(manifest))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(cache / MANIFEST_NAME)
+
+
+def read_manifest(cache: Path) -> Manifest:
+    """Read and check the manifest of a cache.
+
+    Raises:
+        InputError: If there is none, its schema version is another one, or it has problems; all of
+            them are reported at once, each with its place.
+    """
+    path = cache / MANIFEST_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(
+            f"{cache} has no {MANIFEST_NAME}: it is not a finished cache; run `prep partition` with "
+            f"`--cache {cache}` (again, if it was interrupted)"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 text ({error.reason}); prepare the cache again"
+        ) from error
+    _check_version(path, text)
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        _refuse(path, [f"{_place(problem['loc'])}: {problem['msg']}" for problem in error.errors()])
+        raise
+    _refuse(path, list(contradictions(manifest)))
+    return manifest
+
+
+def _check_version(path: Path, text: str) -> None:
+    try:
+        document: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON ({error}); prepare the cache again") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version}, this release reads version {SCHEMA_VERSION}; "
+            "install the release that wrote it or prepare the cache again"
+        )
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "document"
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise InputError(f"{path} has {count}: {'; '.join(problems)}")
+
+
+def contradictions(manifest: Manifest) -> Iterator[str]:
+    """Yield every way in which the parts of a manifest disagree with one another."""
+    if manifest.modalities != MODALITIES:
+        yield f"modalities: {manifest.modalities} instead of {MODALITIES}"
+    yield from _case_contradictions(manifest)
+    yield from _shard_contradictions(manifest)
+    yield from _leak_contradictions(manifest)
+
+
+def _case_contradictions(manifest: Manifest) -> Iterator[str]:
+    repeated = [name for name, n in Counter(c.case_id for c in manifest.cases).items() if n > 1]
+    yield from (f"cases: {name} is listed more than once" for name in repeated)
+    for case in manifest.cases:
+        if (case.split == "test") != (case.client is None):
+            yield f"cases: {case.case_id} is in split {case.split} with client {case.client}"
+        if case.client is not None and case.client >= manifest.options.clients:
+            yield f"cases: {case.case_id} belongs to client {case.client} of {manifest.options.clients}"
+    if len(manifest.partition.clients) != manifest.options.clients:
+        yield f"partition: {len(manifest.partition.clients)} clients, options say {manifest.options.clients}"
+
+
+def _shard_contradictions(manifest: Manifest) -> Iterator[str]:
+    rows: Counter[str] = Counter()
+    owners: dict[str, set[tuple[str, int | None]]] = {}
+    for case in manifest.cases:
+        rows[case.shard] += case.num_slices
+        owners.setdefault(case.shard, set()).add((case.split, case.client))
+    listed = {shard.path for shard in manifest.shards}
+    yield from (f"shards: {path} is not listed" for path in sorted(rows.keys() - listed))
+    for shard in manifest.shards:
+        if shard.rows != rows[shard.path]:
+            yield f"shards: {shard.path} has {shard.rows} rows, its cases have {rows[shard.path]}"
+        if len(owners.get(shard.path, ())) > 1:
+            yield f"shards: {shard.path} mixes clients or splits"
+
+
+def _leak_contradictions(manifest: Manifest) -> Iterator[str]:
+    clients: dict[str, set[int]] = {}
+    for case in manifest.cases:
+        if case.client is not None:
+            clients.setdefault(case.patient_id, set()).add(case.client)
+    split = sorted(patient for patient, owners in clients.items() if len(owners) > 1)
+    yield from (f"cases: patient {patient} is on more than one client" for patient in split)
+    tested = {case.patient_id for case in manifest.cases if case.split == "test"}
+    leaked = len(tested & clients.keys())
+    if leaked != manifest.leakage.also_in_training:
+        yield f"leakage: {manifest.leakage.also_in_training} recorded, the cases show {leaked}"
+    if leaked and manifest.options.protocol == "patient":
+        yield f"leakage: {leaked} test patients are in training under protocol patient"
+
+
+def count_leakage(
+    cases: tuple[CaseRecord, ...], protocol: Literal["patient", "paper"]
+) -> LeakageRecord:
+    """Count the test patients, and those of them who are also trained on, in all and by cohort."""
+    trained = {case.patient_id for case in cases if case.split == "train"}
+    tested = {
+        cohort: {c.patient_id for c in cases if c.split == "test" and c.cohort == cohort}
+        for cohort in COHORTS
+    }
+    everyone = set().union(*tested.values())
+    return LeakageRecord(
+        protocol=protocol,
+        cohorts={
+            cohort: CohortLeakage(
+                test_patients=len(patients), also_in_training=len(patients & trained)
+            )
+            for cohort, patients in tested.items()
+            if patients
+        },
+        test_patients=len(everyone),
+        also_in_training=len(everyone & trained),
+    )

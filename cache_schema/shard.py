@@ -1,0 +1,374 @@
+"""HDF5 shards: tables of four-modality slices of whole cases. See docs/format.md.
+
+The only room that knows h5py. A shard is written under a temporary name, synced and renamed, so that
+a file with a shard's name is always whole. A reader opens its file in the process that reads: an
+HDF5 handle carried over a fork returns wrong data without an error (pytorch issues 11887, 11929).
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import h5py
+import hdf5plugin
+import numpy as np
+from jaxtyping import Float16, Float64, Int, UInt8
+
+from cache_schema.errors import InputError
+from cache_schema.vocabulary import LABEL_CONVENTION, MODALITIES
+
+SCHEMA_NAME: Final = "fedunetmm-shard"
+SCHEMA_VERSION: Final = 1
+PARTIAL_SUFFIX: Final = ".partial"
+
+ROW_COLUMNS: Final = {"case_index": np.int32, "z": np.int32}
+NUMBER_COLUMNS: Final[dict[str, tuple[type, tuple[int, ...]]]] = {
+    "first_row": (np.int64, ()),
+    "stop_row": (np.int64, ()),
+    "affine": (np.float64, (4, 4)),
+    "shape": (np.int64, (3,)),
+    "mean": (np.float64, (4,)),
+    "std": (np.float64, (4,)),
+    "present": (np.bool_, (4,)),
+}
+STRING_COLUMNS: Final = ("case_id", "patient_id", "cohort", "grade", "site", "key", "findings")
+
+
+@dataclass(frozen=True)
+class CaseSlices:
+    """One prepared case: what a shard stores of it.
+
+    Attributes:
+        case_id: Name of the scan session, such as `Brats18_CBICA_AAB_1`.
+        patient_id: Name of the person.
+        cohort: One of `vocabulary.COHORTS`.
+        grade: `HGG`, `LGG` or `unknown`.
+        site: Acquisition site, or `unknown`.
+        image: Normalised intensities of the kept slices, background 0.
+        label: BraTS values 0, 1, 2, 4.
+        z: Index of each kept slice in the source volume, ascending.
+        affine: Voxel indices (i, j, k) of the source volume to millimetres, RAS+.
+        shape: The source volume's size (i, j, k); the plane may be padded beyond (i, j).
+        mean: Subtracted from each modality, in scanner units; 0 where absent.
+        std: Divided by, in scanner units; 1 where absent.
+        present: False where the cohort lacks the modality and zeros stand for it.
+        key: SHA-256 over the bytes of the source files.
+        findings: What is unusual about the case, one sentence a line.
+    """
+
+    case_id: str
+    patient_id: str
+    cohort: str
+    grade: str
+    site: str
+    image: Float16[np.ndarray, "slice 4 height width"]
+    label: UInt8[np.ndarray, "slice height width"]
+    z: Int[np.ndarray, " slice"]
+    affine: Float64[np.ndarray, "4 4"]
+    shape: tuple[int, int, int]
+    mean: Float64[np.ndarray, " 4"]
+    std: Float64[np.ndarray, " 4"]
+    present: tuple[bool, bool, bool, bool]
+    key: str
+    findings: str
+
+
+@dataclass(frozen=True)
+class CaseEntry:
+    """A case as a shard's `cases` table lists it; the fields are those of `CaseSlices`."""
+
+    case_id: str
+    patient_id: str
+    cohort: str
+    grade: str
+    site: str
+    first_row: int
+    stop_row: int
+    affine: Float64[np.ndarray, "4 4"]
+    shape: tuple[int, int, int]
+    mean: Float64[np.ndarray, " 4"]
+    std: Float64[np.ndarray, " 4"]
+    present: tuple[bool, bool, bool, bool]
+    key: str
+    findings: str
+
+
+def count_label_voxels(
+    label: UInt8[np.ndarray, "slice height width"],
+) -> Int[np.ndarray, "slice 3"]:
+    """Count the voxels of NEC, ED and ET (labels 1, 2, 4) in every slice."""
+    counts = [np.count_nonzero(label == value, axis=(1, 2)) for value in (1, 2, 4)]
+    return np.stack(counts, axis=1).astype(np.int32)
+
+
+class ShardWriter:
+    """Writes one shard, case by case, and gives it its name only when it is whole.
+
+    A context manager: leaving it normally syncs and renames the file, leaving it by an exception, or
+    without any case, removes what was written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        plane: tuple[int, int],
+        fingerprint: str,
+        client: int | None,
+    ) -> None:
+        """Open a temporary file beside `path`.
+
+        Args:
+            path: Where the finished shard goes.
+            plane: Height and width of every slice, in voxels.
+            fingerprint: Identity of the preprocessing parameters and version.
+            client: Client that the cases belong to, or None for the test set.
+        """
+        self._path = path
+        self._partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+        self._entries: list[dict[str, Any]] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = h5py.File(self._partial, "w")
+        self._file.attrs.update(
+            schema=SCHEMA_NAME,
+            schema_version=SCHEMA_VERSION,
+            label_convention=LABEL_CONVENTION,
+            modalities=list(MODALITIES),
+            fingerprint=fingerprint,
+            client=-1 if client is None else client,
+        )
+        self._create_tables(plane)
+
+    def _create_tables(self, plane: tuple[int, int]) -> None:
+        def table(name: str, tail: tuple[int, ...], dtype: type, **options: Any) -> None:  # noqa: ANN401
+            self._file.create_dataset(name, (0, *tail), dtype, maxshape=(None, *tail), **options)
+
+        lz4 = hdf5plugin.LZ4()
+        table("image", (4, *plane), np.float16, chunks=(1, 4, *plane), compression=lz4)
+        table("label", plane, np.uint8, chunks=(1, *plane), compression=lz4)
+        for name, dtype in ROW_COLUMNS.items():
+            table(name, (), dtype, chunks=(1024,))
+        table("label_voxels", (3,), np.int32, chunks=(1024, 3))
+
+    def append(self, case: CaseSlices) -> None:
+        """Add the slices of one case below those already there.
+
+        Cases come in ascending order of their ids, and a case's slices in ascending order of z.
+
+        Raises:
+            ValueError: If the order is broken; the caller sorts.
+        """
+        if self._entries and case.case_id <= self._entries[-1]["case_id"]:
+            raise ValueError(f"{case.case_id} comes after {self._entries[-1]['case_id']}")
+        if np.any(np.diff(case.z) <= 0):
+            raise ValueError(f"slices of {case.case_id} are not in ascending order")
+        first = len(self._file["z"])
+        rows = {
+            "image": case.image,
+            "label": case.label,
+            "case_index": np.full(len(case.z), len(self._entries), np.int32),
+            "z": case.z,
+            "label_voxels": count_label_voxels(case.label),
+        }
+        for name, values in rows.items():
+            dataset = self._file[name]
+            dataset.resize(first + len(values), axis=0)
+            dataset[first:] = values
+        entry = {
+            name: getattr(case, name)
+            for name in (*STRING_COLUMNS, *NUMBER_COLUMNS)
+            if hasattr(case, name)
+        }
+        self._entries.append({**entry, "first_row": first, "stop_row": first + len(case.z)})
+
+    def __enter__(self) -> "ShardWriter":
+        """Return the writer itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Finish the file and rename it into place, or remove it after an error."""
+        whole = error is None and bool(self._entries)
+        try:
+            if whole:
+                self._write_cases()
+        finally:
+            self._file.close()
+        if not whole:
+            self._partial.unlink(missing_ok=True)
+            return
+        _sync(self._partial)
+        self._partial.replace(self._path)
+        _sync(self._path.parent)
+
+    def _write_cases(self) -> None:
+        group = self._file.create_group("cases")
+        for name in STRING_COLUMNS:
+            values = [entry[name] for entry in self._entries]
+            group.create_dataset(
+                name, data=values, dtype=h5py.string_dtype("utf-8"), shape=(len(values),)
+            )
+        for name, (dtype, tail) in NUMBER_COLUMNS.items():
+            numbers: np.ndarray = np.array([entry[name] for entry in self._entries], dtype)
+            group.create_dataset(name, data=numbers.reshape(len(self._entries), *tail))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class ShardReader:
+    """Reads rows of one shard.
+
+    The file is opened on first use and once in every process: the handle is dropped on pickling and
+    not used after a fork. The reader needs no closing at interpreter exit, but is a context manager
+    for those who want the file closed at a known moment.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Remember the path; nothing is opened yet.
+
+        Args:
+            path: A finished shard.
+        """
+        self.path = path
+        self._file: Any = None
+        self._pid = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the path only."""
+        return {"path": self.path, "_file": None, "_pid": -1}
+
+    def __enter__(self) -> "ShardReader":
+        """Return the reader itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close this process's handle; the next read opens the file again."""
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file = None
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        """Give this process's handle and turn any HDF5 failure into one line that names the shard."""
+        try:
+            if self._file is None or self._pid != os.getpid():
+                self._file = _open(self.path)
+                self._pid = os.getpid()
+            yield self._file
+        except (OSError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"shard {self.path} cannot be read ({reason}); run `prep verify` on the cache, "
+                "then `prep partition` again to rebuild what is damaged"
+            ) from error
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The shard's attributes: schema, convention, modalities, fingerprint, client."""
+        with self._opened() as file:
+            return {name: _plain(value) for name, value in file.attrs.items()}
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Height and width of every slice, in voxels."""
+        with self._opened() as file:
+            height, width = file["label"].shape[1:]
+            return int(height), int(width)
+
+    def __len__(self) -> int:
+        """Return the number of slices."""
+        with self._opened() as file:
+            return len(file["z"])
+
+    def images(self, rows: Sequence[int] | slice) -> Float16[np.ndarray, "row 4 height width"]:
+        """Read normalised intensities of the given rows, in the order asked for."""
+        images: np.ndarray = self._read("image", rows)
+        return images
+
+    def labels(self, rows: Sequence[int] | slice) -> UInt8[np.ndarray, "row height width"]:
+        """Read BraTS labels of the given rows, in the order asked for."""
+        labels: np.ndarray = self._read("label", rows)
+        return labels
+
+    def _read(self, name: str, rows: Sequence[int] | slice) -> Any:  # noqa: ANN401
+        with self._opened() as file:
+            dataset = file[name]
+            if isinstance(rows, slice):
+                return dataset[rows]
+            # One chunk a row: reading row by row costs nothing and keeps the caller's order.
+            values = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
+            for position, row in enumerate(rows):
+                dataset.read_direct(values, np.s_[row], np.s_[position])
+            return values
+
+    def column(self, name: str) -> Int[np.ndarray, "slice ..."]:
+        """Read a whole per-slice column: `case_index`, `z` or `label_voxels`."""
+        with self._opened() as file:
+            values: np.ndarray = file[name][:]
+            return values
+
+    def cases(self) -> tuple[CaseEntry, ...]:
+        """Read the table of cases."""
+        with self._opened() as file:
+            group = file["cases"]
+            columns: dict[str, Any] = {name: group[name].asstr()[:] for name in STRING_COLUMNS}
+            columns |= {name: group[name][:] for name in NUMBER_COLUMNS}
+        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        return tuple(_entry(row) for row in rows)
+
+
+def _entry(row: dict[str, Any]) -> CaseEntry:
+    plain = {name: str(row[name]) for name in STRING_COLUMNS}
+    t1, t1ce, t2, flair = row["present"]
+    return CaseEntry(
+        **plain,
+        first_row=int(row["first_row"]),
+        stop_row=int(row["stop_row"]),
+        affine=row["affine"],
+        shape=(int(row["shape"][0]), int(row["shape"][1]), int(row["shape"][2])),
+        mean=row["mean"],
+        std=row["std"],
+        present=(bool(t1), bool(t1ce), bool(t2), bool(flair)),
+    )
+
+
+def _open(path: Path) -> Any:  # noqa: ANN401
+    file = h5py.File(path, "r", rdcc_nbytes=0)
+    if file.attrs.get("schema") != SCHEMA_NAME:
+        raise InputError(f"{path} is not a shard of this project")
+    version = int(file.attrs["schema_version"])
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has shard schema version {version}, this release reads {SCHEMA_VERSION}; "
+            "install the release that wrote it or prepare the cache again"
+        )
+    return file
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

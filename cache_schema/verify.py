@@ -1,0 +1,103 @@
+"""A cache held against its manifest."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cache_schema.errors import InputError
+from cache_schema.layout import LOG_NAME, MANIFEST_NAME
+from cache_schema.manifest import CaseRecord, Manifest, ShardRecord, read_manifest
+from cache_schema.shard import CaseEntry, ShardReader, count_label_voxels, digest
+from cache_schema.vocabulary import LABELS
+
+
+def verify_cache(
+    cache: Path, *, deep: bool = False, on_shard: Callable[[str], None] | None = None
+) -> list[str]:
+    """Compare every shard of a cache with the manifest.
+
+    Args:
+        cache: A finished cache.
+        deep: Also decode every slice and compare labels, counts and background with what the
+            tables say.
+        on_shard: Told each shard's path before it is looked at.
+
+    Returns:
+        One sentence for each problem, naming the shard, case or file; empty if there is none.
+
+    Raises:
+        InputError: If the manifest itself cannot be read.
+    """
+    manifest = read_manifest(cache)
+    problems: list[str] = []
+    for shard in manifest.shards:
+        if on_shard is not None:
+            on_shard(shard.path)
+        problems += _shard_problems(cache, manifest, shard, deep=deep)
+    return [*problems, *_foreign_files(cache, manifest)]
+
+
+def _shard_problems(
+    cache: Path, manifest: Manifest, shard: ShardRecord, *, deep: bool
+) -> Iterator[str]:
+    path = cache / shard.path
+    if not path.is_file():
+        yield f"{shard.path}: missing"
+        return
+    if path.stat().st_size != shard.bytes:
+        yield f"{shard.path}: {path.stat().st_size} bytes instead of {shard.bytes}"
+    elif digest(path) != shard.sha256:
+        yield f"{shard.path}: its bytes differ from the manifest's SHA-256"
+    if not deep:
+        return
+    cases = {case.case_id: case for case in manifest.cases if case.shard == shard.path}
+    with ShardReader(path) as reader:
+        try:
+            yield from _table_problems(shard.path, reader, manifest, cases)
+            for entry in reader.cases():
+                yield from _slice_problems(shard.path, reader, entry)
+        except InputError as error:
+            yield str(error)
+
+
+def _table_problems(
+    name: str, reader: ShardReader, manifest: Manifest, cases: dict[str, CaseRecord]
+) -> Iterator[str]:
+    if reader.attributes["fingerprint"] != manifest.fingerprint:
+        yield f"{name}: was made with other preprocessing"
+    stored = {entry.case_id: entry for entry in reader.cases()}
+    for case_id in sorted(stored.keys() ^ cases.keys()):
+        yield f"{name}: {case_id} is only in the {'shard' if case_id in stored else 'manifest'}"
+    for case_id in sorted(stored.keys() & cases.keys()):
+        entry, case = stored[case_id], cases[case_id]
+        if entry.stop_row - entry.first_row != case.num_slices:
+            yield f"{name}: {case_id} has {entry.stop_row - entry.first_row} slices, not {case.num_slices}"
+        if entry.patient_id != case.patient_id:
+            yield f"{name}: {case_id} names patient {entry.patient_id}, not {case.patient_id}"
+
+
+def _slice_problems(name: str, reader: ShardReader, entry: CaseEntry) -> Iterator[str]:
+    counts = reader.column("label_voxels")
+    planes = reader.column("z")
+    for row in range(entry.first_row, entry.stop_row):
+        place = f"{name}: {entry.case_id} slice z={planes[row]}"
+        try:
+            image, label = reader.images([row]), reader.labels([row])
+        except InputError as error:
+            yield f"{place}: cannot be decoded ({error})"
+            continue
+        if not np.isfinite(image).all():
+            yield f"{place}: has values that are not finite"
+        if not np.isin(label, (0, *LABELS.values())).all():
+            yield f"{place}: has labels other than 0, 1, 2, 4"
+        elif not np.array_equal(count_label_voxels(label)[0], counts[row]):
+            yield f"{place}: its labels differ from label_voxels"
+
+
+def _foreign_files(cache: Path, manifest: Manifest) -> Iterator[str]:
+    known = {MANIFEST_NAME, LOG_NAME, *(shard.path for shard in manifest.shards)}
+    for path in sorted(cache.rglob("*")):
+        relative = path.relative_to(cache).as_posix()
+        if path.is_file() and relative not in known:
+            yield f"{relative}: not in the manifest; move it elsewhere or remove it"

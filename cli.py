@@ -1,0 +1,297 @@
+"""The command line: console commands `prep` and `train`. Parse, call, print; no logic.
+
+Heavy imports happen inside commands, so that `--help` and completion answer at once.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from cache_schema.errors import InputError
+
+EXIT_FAILED = 1
+EXIT_QUARANTINED = 3
+
+prep = typer.Typer(
+    name="prep",
+    help="BraTS archives to leak-free federated slice shards.",
+    epilog="Any command takes --debug to show a traceback when it fails.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+train = typer.Typer(
+    name="train",
+    help="Train and score multi-modal segmentation models on shards.",
+    epilog="Any command takes --debug to show a traceback when it fails.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def run_prep() -> None:
+    """Enter the console command `prep`."""
+    _run(prep)
+
+
+def run_train() -> None:
+    """Enter the console command `train`."""
+    _run(train)
+
+
+def _run(app: typer.Typer) -> None:
+    """Run an app; whatever goes wrong becomes one line on stderr and exit code 1."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments)
+    except InputError as error:
+        if debug:
+            raise
+        errors.print(f"error: {error}", markup=False)
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on from what is finished", markup=False)
+        sys.exit(EXIT_FAILED)
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split())
+        errors.print(f"error: {type(error).__name__}: {text} (--debug shows where)", markup=False)
+        sys.exit(EXIT_FAILED)
+
+
+class _RateColumn(ProgressColumn):
+    """Items a second, such as `3.1 cases/s`."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Show the speed of a task."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.2f} {self._unit}/s")
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Progress]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield progress
+
+
+class _CaseBar:
+    """Shows a preparation on a progress bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("starting workers", total=None)
+
+    def started(self, *, num_cases: int, num_workers: int, dashboard: str) -> None:
+        """Name the cluster and start counting."""
+        self._progress.print(f"{num_workers} workers, dashboard {dashboard}")
+        self._progress.reset(self._task, description="cases", total=num_cases)
+
+    def case_done(self, case_id: str) -> None:
+        """Count one case."""
+        self._progress.update(self._task, advance=1, description=case_id)
+
+
+Cache = Annotated[Path, typer.Option(help="Folder of the cache.")]
+CacheArgument = Annotated[Path, typer.Argument(help="Folder of a finished cache.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes on this machine; all cores by default.")
+]
+Geometry = Annotated[
+    Literal["brats", "any"],
+    typer.Option(help="brats refuses anything but 240 x 240 x 155 voxels of 1 mm."),
+]
+
+
+@prep.command("phantom")
+def prep_phantom(
+    out: Annotated[Path, typer.Argument(help="Folder to write the three archives into.")],
+    patients: Annotated[int, typer.Option(help="Patients of the largest cohort, 2020.")] = 12,
+    shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels along the three axes.")] = (
+        240,
+        240,
+        155,
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+) -> None:
+    """Write synthetic BraTS 2018, 2019 and 2020 archives."""
+    from pipeline.phantom import write_phantom
+
+    with _progress("cases") as progress:
+        task = progress.add_task("phantom cases", total=None)
+        summary = write_phantom(
+            out,
+            num_patients=patients,
+            seed=seed,
+            shape=shape,
+            on_case=lambda case_id: progress.update(task, advance=1, description=case_id),
+        )
+    console.print(summary)
+
+
+@prep.command("scan")
+def prep_scan(
+    roots: Annotated[list[Path], typer.Argument(help="Folders that hold the archives.")],
+    geometry: Geometry = "brats",
+    json: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
+    workers: Workers = None,
+) -> None:
+    """Take stock of archives and read every voxel; writes nothing but --json FILE."""
+    from json import dumps
+
+    from pipeline.cohorts import discover
+    from pipeline.identity import identify
+    from pipeline.run import inspect_cases
+    from pipeline.scan import summarise
+    from pipeline.show import scan_tables
+
+    cases = identify(discover(roots))
+    with _progress("cases") as progress:
+        reports = inspect_cases(cases, geometry, _CaseBar(progress), num_workers=workers)
+    report = summarise(cases, reports)
+    console.print(*scan_tables(report))
+    if json is not None:
+        json.write_text(dumps(report.document(), indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+@prep.command("partition")
+def prep_partition(
+    roots: Annotated[
+        list[Path] | None, typer.Argument(help="Folders that hold the archives. [default: data]")
+    ] = None,
+    cache: Cache = Path("cache"),
+    clients: Annotated[int, typer.Option(help="Number of clients.")] = 20,
+    alpha: Annotated[
+        float, typer.Option(help="Concentration of the Dirichlet distribution.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and the partition.")] = 0,
+    test_fraction: Annotated[float, typer.Option(help="Of each cohort.")] = 0.1,
+    protocol: Annotated[
+        Literal["patient", "paper"],
+        typer.Option(help="patient keeps test patients out of training, paper does not."),
+    ] = "patient",
+    skew: Annotated[
+        Literal["quantity", "grade", "site"], typer.Option(help="What differs between clients.")
+    ] = "quantity",
+    min_cases: Annotated[int, typer.Option(help="Least training cases of a client.")] = 1,
+    missing: Annotated[
+        Literal["refuse", "zero"], typer.Option(help="What to do about absent modalities.")
+    ] = "refuse",
+    bias_correct: Annotated[bool, typer.Option(help="Run N4 first (slow).")] = False,
+    normalize: Annotated[
+        Literal["zscore", "percentile"], typer.Option(help="How to scale intensities.")
+    ] = "zscore",
+    geometry: Geometry = "brats",
+    shard_cases: Annotated[int, typer.Option(min=1, help="Most cases in a shard.")] = 16,
+    workers: Workers = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="tcp://HOST:PORT of a Dask cluster that already runs.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Print who would get what; write nothing.")] = False,
+    allow_quarantined: Annotated[
+        bool, typer.Option(help="Exit with 0 even if cases were quarantined.")
+    ] = False,
+) -> None:
+    """Scan, split, partition and write the shards of every client: the main job."""
+    from cache_schema.manifest import Options
+    from pipeline.plan import make_plan
+    from pipeline.run import run_plan
+    from pipeline.show import client_table, cohort_table, plan_table
+
+    options = Options(
+        clients=clients,
+        alpha=alpha,
+        seed=seed,
+        test_fraction=test_fraction,
+        protocol=protocol,
+        skew=skew,
+        min_cases=min_cases,
+        missing=missing,
+        bias_correct=bias_correct,
+        normalize=normalize,
+        geometry=geometry,
+        shard_cases=shard_cases,
+    )
+    plan = make_plan(roots or [Path("data")], options)
+    if dry_run:
+        console.print(plan_table(plan))
+        return
+    with _progress("cases") as progress:
+        result = run_plan(plan, cache, _CaseBar(progress), num_workers=workers, scheduler=scheduler)
+    console.print(cohort_table(result.manifest), client_table(result.manifest))
+    num_shards = len(result.manifest.shards)
+    console.print(f"{num_shards} shards in {cache}, {result.num_reused} of them kept as they were")
+    for name in result.removed:
+        console.print(f"removed {name}: it belonged to an earlier partition")
+    for entry in result.manifest.quarantined:
+        errors.print(f"quarantined {entry.case_id}: {entry.reason}", markup=False)
+    if result.manifest.quarantined and not allow_quarantined:
+        raise typer.Exit(EXIT_QUARANTINED)
+
+
+@prep.command("verify")
+def prep_verify(
+    cache: CacheArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Also decode every slice.")] = False,
+) -> None:
+    """Hold every shard against the manifest."""
+    from cache_schema.verify import verify_cache
+
+    with _progress("shards") as progress:
+        task = progress.add_task("shards", total=None)
+        problems = verify_cache(
+            cache,
+            deep=deep,
+            on_shard=lambda path: progress.update(task, advance=1, description=path),
+        )
+    for problem in problems:
+        errors.print(problem, markup=False)
+    if problems:
+        raise InputError(
+            f"{cache} has {len(problems)} problems; `prep partition` with the options it was made "
+            "with rebuilds what is damaged"
+        )
+    console.print(f"{cache} agrees with its manifest")
+
+
+@prep.command("show")
+def prep_show(cache: CacheArgument) -> None:
+    """Show who got what."""
+    from cache_schema.manifest import read_manifest
+    from pipeline.show import client_table, cohort_table
+
+    manifest = read_manifest(cache)
+    console.print(cohort_table(manifest), client_table(manifest))

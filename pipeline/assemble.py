@@ -1,0 +1,105 @@
+"""What the workers report, put together into a manifest. Pure."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from cache_schema.manifest import (
+    SCHEMA_VERSION,
+    CaseRecord,
+    ClientRecord,
+    CohortRecord,
+    LabelVoxels,
+    Manifest,
+    PartitionRecord,
+    Quarantined,
+    Repair,
+    count_leakage,
+)
+from cache_schema.vocabulary import COHORTS, LABEL_CONVENTION, MODALITIES
+from pipeline.plan import Plan
+from pipeline.shard_task import ShardOutcome
+
+
+def assemble_manifest(plan: Plan, outcomes: Sequence[ShardOutcome]) -> Manifest:
+    """Describe a finished cache.
+
+    Args:
+        plan: What was to be done.
+        outcomes: What was done, in any order.
+
+    Returns:
+        The manifest; its lists are sorted, so that it does not depend on who finished first.
+    """
+    cases = tuple(
+        sorted((case for outcome in outcomes for case in outcome.cases), key=lambda c: c.case_id)
+    )
+    excluded = [
+        Quarantined(case_id=case.case_id, cohort=case.cohort, reason=reason)
+        for case, reason in plan.excluded
+    ]
+    quarantined = [*excluded, *(entry for outcome in outcomes for entry in outcome.quarantined)]
+    shards = [outcome.shard for outcome in outcomes if outcome.shard is not None]
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        label_convention=LABEL_CONVENTION,
+        modalities=MODALITIES,
+        fingerprint=plan.preprocessing.fingerprint,
+        plane=plan.preprocessing.plane,
+        options=plan.options,
+        cohorts={
+            cohort: _cohort_record([case for case in cases if case.cohort == cohort])
+            for cohort in COHORTS
+            if any(case.cohort == cohort for case in cases)
+        },
+        cases=cases,
+        shards=tuple(sorted(shards, key=lambda shard: shard.path)),
+        partition=_partition_record(plan, cases),
+        leakage=count_leakage(cases, plan.options.protocol),
+        repairs=tuple(
+            Repair(case_id=case.case_id, action=action)
+            for case in plan.cases
+            for action in case.repairs
+        ),
+        quarantined=tuple(sorted(quarantined, key=lambda entry: entry.case_id)),
+    )
+
+
+def _cohort_record(cases: Sequence[CaseRecord]) -> CohortRecord:
+    return CohortRecord(
+        cases=len(cases),
+        patients=len({case.patient_id for case in cases}),
+        test_cases=sum(case.split == "test" for case in cases),
+    )
+
+
+def _partition_record(plan: Plan, cases: Sequence[CaseRecord]) -> PartitionRecord:
+    training: defaultdict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        if case.split == "train":
+            training[case.patient_id].append(case.case_id)
+    return PartitionRecord(
+        q=dict(plan.partition.q),
+        sizes=tuple(len(patients) for patients in plan.partition.patients),
+        repairs=plan.partition.repairs,
+        clients=tuple(
+            _client_record(client, [case for case in cases if case.client == client])
+            for client in range(plan.options.clients)
+        ),
+        duplicates={name: tuple(owned) for name, owned in training.items() if len(owned) > 1},
+    )
+
+
+def _client_record(client: int, cases: Sequence[CaseRecord]) -> ClientRecord:
+    return ClientRecord(
+        client=client,
+        patients=len({case.patient_id for case in cases}),
+        cases=len(cases),
+        slices=sum(case.num_slices for case in cases),
+        grades=dict(Counter(case.grade for case in cases)),
+        sites=dict(Counter(case.site for case in cases)),
+        label_voxels=LabelVoxels(
+            NEC=sum(case.label_voxels.NEC for case in cases),
+            ED=sum(case.label_voxels.ED for case in cases),
+            ET=sum(case.label_voxels.ET for case in cases),
+        ),
+    )

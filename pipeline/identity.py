@@ -1,0 +1,102 @@
+"""Cases to patients: the same person appears in several years under several names.
+
+All 285 patients of BraTS 2018 are among the 335 of 2019, and 2020 is 2019 plus 34 more. Whoever
+splits cases instead of patients trains on his test set.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from cache_schema.vocabulary import UNKNOWN, Grade
+from pipeline.cohorts import Case, Inventory, read_table
+
+_ID_COLUMN: Final = re.compile(r"brats_?20(17|18|19|20)_subject_id", re.IGNORECASE)
+_YEAR_PREFIX: Final = re.compile(r"brats1[789]_", re.IGNORECASE)
+_ABSENT: Final = ("", "na", "n/a", "none")
+
+
+@dataclass(frozen=True)
+class MappingRow:
+    """One person of a name mapping: the names used for them, and the grade of the tumour."""
+
+    names: tuple[str, ...]
+    grade: Grade
+
+
+def identify(inventory: Inventory) -> tuple[Case, ...]:
+    """Tell for every case the patient, the grade and the site.
+
+    Cases are of one patient if a name mapping or a TCGA id says so, or if their 2018 and 2019 ids
+    differ in the year alone (`Brats18_CBICA_AAB_1`, `BraTS19_CBICA_AAB_1`).
+
+    Args:
+        inventory: Cases and name mappings.
+
+    Returns:
+        The cases in their order, with patient, grade and site filled in. A patient's id is the
+        2018 or 2019 id without its year where there is one, so it does not depend on which years
+        are at hand.
+    """
+    rows = [row for path in inventory.name_mappings for row in _read_mapping(path)]
+    groups = _join(
+        [*(row.names for row in rows), *((_name(case.case_id),) for case in inventory.cases)]
+    )
+    grades = {name: row.grade for row in rows for name in row.names if row.grade != UNKNOWN}
+    return tuple(_described(case, groups, grades) for case in inventory.cases)
+
+
+def _described(case: Case, groups: Mapping[str, str], grades: Mapping[str, Grade]) -> Case:
+    name = _name(case.case_id)
+    patient = groups[name]
+    grade = case.grade if case.grade != UNKNOWN else grades.get(name, "unknown")
+    return replace(case, patient_id=patient, grade=grade, site=_site(name, patient))
+
+
+def _name(case_id: str) -> str:
+    """Drop the year of a 2017 to 2019 id; numbers of 2020 are names of their own."""
+    return _YEAR_PREFIX.sub("", case_id.strip()).upper() if _YEAR_PREFIX.match(case_id) else case_id
+
+
+def _site(name: str, patient: str) -> str:
+    for candidate in (name, patient):
+        if not candidate.startswith(("BraTS20_", "TCGA")):
+            return candidate.split("_")[0]
+    return UNKNOWN
+
+
+def _read_mapping(path: Path) -> Iterator[MappingRow]:
+    for row in read_table(path):
+        names = [_name(value) for column, value in row.items() if _ID_COLUMN.fullmatch(column)]
+        names += [value for column, value in row.items() if column.upper().startswith("TCGA")]
+        known = tuple(name for name in names if name.lower() not in _ABSENT)
+        grade = row.get("Grade", "").upper()
+        if known:
+            yield MappingRow(
+                known, "HGG" if grade == "HGG" else "LGG" if grade == "LGG" else "unknown"
+            )
+
+
+def _join(groups: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Join names that share a group, in any number of steps, under one representative each."""
+    parent: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        parent.setdefault(name, name)
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    for group in groups:
+        for name in group:
+            first, second = sorted((find(group[0]), find(name)), key=_preference)
+            parent[second] = first
+    return {name: find(name) for name in parent}
+
+
+def _preference(name: str) -> tuple[bool, bool, str]:
+    """Order names so that a 2017 to 2019 id comes before a TCGA id and that before a 2020 id."""
+    return name.startswith("BraTS20_"), name.startswith("TCGA"), name

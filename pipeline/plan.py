@@ -1,0 +1,148 @@
+"""Who goes where: from folders to the list of shards to write. Reads names and tables, no voxels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache_schema.errors import InputError
+from cache_schema.layout import client_shard, test_shard
+from cache_schema.manifest import Options
+from cache_schema.vocabulary import COHORTS
+from pipeline.case import Preprocessing
+from pipeline.cohorts import SEGMENTATION, Case, discover
+from pipeline.identity import identify
+from pipeline.partition import Partition, partition_patients
+from pipeline.quality import BRATS_SHAPE
+from pipeline.split import draw_test_cases
+from pipeline.volume import VolumeError, read_shape
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard to write: its path relative to the cache, its owner, its cases in order."""
+
+    path: str
+    client: int | None
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole preparation before the first voxel is read.
+
+    Attributes:
+        options: What the user asked for.
+        preprocessing: What decides the voxels.
+        cases: All cases found, sorted by id.
+        partition: Patients of each client.
+        shards: What to write.
+        excluded: Cases that cannot be used at all, and why.
+    """
+
+    options: Options
+    preprocessing: Preprocessing
+    cases: tuple[Case, ...]
+    partition: Partition
+    shards: tuple[ShardPlan, ...]
+    excluded: tuple[tuple[Case, str], ...]
+
+
+def make_plan(roots: Sequence[Path], options: Options) -> Plan:
+    """Discover cases, draw the test set, deal patients to clients and cut shards.
+
+    Args:
+        roots: Folders that hold the archives.
+        options: Of `prep partition`.
+
+    Returns:
+        The plan; the same folders and options give the same plan.
+
+    Raises:
+        InputError: If nothing is found, modalities are absent without `--missing zero`, or the
+            partition is infeasible.
+    """
+    everything = identify(discover(roots))
+    excluded = tuple((c, "no segmentation file") for c in everything if SEGMENTATION not in c.files)
+    cases = tuple(case for case in everything if SEGMENTATION in case.files)
+    if options.missing == "refuse":
+        _refuse_absent(cases)
+    tested = draw_test_cases(
+        cases, fraction=options.test_fraction, protocol=options.protocol, seed=options.seed
+    )
+    training = [case for case in cases if case.case_id not in tested]
+    partition = partition_patients(
+        training,
+        num_clients=options.clients,
+        alpha=options.alpha,
+        skew=options.skew,
+        min_cases=options.min_cases,
+        seed=options.seed,
+    )
+    return Plan(
+        options=options,
+        preprocessing=Preprocessing(
+            normalize=options.normalize,
+            bias_correct=options.bias_correct,
+            geometry=options.geometry,
+            plane=_plane(cases, options.geometry),
+        ),
+        cases=everything,
+        partition=partition,
+        shards=(
+            *_client_shards(training, partition, options.shard_cases),
+            *_test_shards([case for case in cases if case.case_id in tested], options.shard_cases),
+        ),
+        excluded=excluded,
+    )
+
+
+def _refuse_absent(cases: Sequence[Case]) -> None:
+    absent = [f"{case.case_id} ({', '.join(case.absent)})" for case in cases if case.absent]
+    if absent:
+        more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
+        raise InputError(
+            f"{len(absent)} of {len(cases)} cases lack modalities: {', '.join(absent[:8])}{more}; "
+            "complete them, or store zeros in their place with --missing zero"
+        )
+
+
+def _plane(cases: Sequence[Case], geometry: str) -> tuple[int, int]:
+    """Return the plane that every slice of the cache has: BraTS's, or the largest there is."""
+    if geometry == "brats":
+        return BRATS_SHAPE[0], BRATS_SHAPE[1]
+    shapes = []
+    for case in cases:
+        try:
+            shapes.append(read_shape(case.files[SEGMENTATION]))
+        except VolumeError:
+            continue  # A damaged file is quarantined with its reason when the case is read.
+    if not shapes:
+        raise InputError(
+            "no segmentation is a readable NIfTI file; check the roots with `prep scan`"
+        )
+    return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+
+
+def _client_shards(
+    training: Sequence[Case], partition: Partition, shard_cases: int
+) -> list[ShardPlan]:
+    shards = []
+    for client, patients in enumerate(partition.patients):
+        owned = [case for case in training if case.patient_id in set(patients)]
+        for number, chunk in enumerate(_chunks(owned, shard_cases)):
+            shards.append(ShardPlan(client_shard(client, number), client, chunk))
+    return shards
+
+
+def _test_shards(tested: Sequence[Case], shard_cases: int) -> list[ShardPlan]:
+    return [
+        ShardPlan(test_shard(cohort, number), None, chunk)
+        for cohort in COHORTS
+        for number, chunk in enumerate(
+            _chunks([case for case in tested if case.cohort == cohort], shard_cases)
+        )
+    ]
+
+
+def _chunks(cases: Sequence[Case], size: int) -> list[tuple[Case, ...]]:
+    return [tuple(cases[start : start + size]) for start in range(0, len(cases), size)]

@@ -1,0 +1,74 @@
+"""What can be wrong with a case: faults that keep it out, and findings that are only recorded."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Num, UInt8
+
+from cache_schema.vocabulary import LABELS
+from pipeline.volume import Volume
+
+BRATS_SHAPE: Final = (240, 240, 155)
+BRATS_AFFINE: Final = np.array(
+    [[-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 239.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+)
+"""1 mm, LPS, origin (0, 239, 0) in ITK's LPS convention, as nibabel's RAS+ matrix."""
+
+
+class CaseError(ValueError):
+    """A case cannot be prepared; it is quarantined with this message and the rest go on."""
+
+
+def check_geometry(volumes: Mapping[str, Volume], geometry: str) -> None:
+    """Refuse volumes of a case that do not share one voxel grid, or not the grid of BraTS.
+
+    Args:
+        volumes: Modalities and segmentation by name.
+        geometry: `brats` demands 240 x 240 x 155 voxels of 1 mm at the common origin.
+
+    Raises:
+        CaseError: Naming the file's role and the difference.
+    """
+    reference = volumes["seg"]
+    for name, volume in volumes.items():
+        if volume.voxels.shape != reference.voxels.shape:
+            raise CaseError(f"{name} has shape {volume.voxels.shape}, seg {reference.voxels.shape}")
+        if not np.allclose(volume.affine, reference.affine, atol=1e-3):
+            raise CaseError(f"{name} and seg have different affines")
+    if geometry == "brats":
+        if reference.voxels.shape != BRATS_SHAPE:
+            raise CaseError(
+                f"shape {reference.voxels.shape} is not {BRATS_SHAPE}; see --geometry any"
+            )
+        if not np.allclose(reference.affine, BRATS_AFFINE, atol=1e-3):
+            raise CaseError("affine is not that of BraTS; see --geometry any")
+
+
+def check_label(voxels: Num[np.ndarray, "i j k"]) -> UInt8[np.ndarray, "i j k"]:
+    """Convert a segmentation to unsigned bytes.
+
+    Raises:
+        CaseError: If it holds values other than 0, 1, 2 and 4. A 3 is a label of another year.
+    """
+    label: np.ndarray = voxels.astype(np.uint8)
+    if not np.array_equal(label, voxels):
+        raise CaseError("segmentation has values that are not whole numbers from 0 to 4")
+    # A histogram is several times faster than sorting nine million voxels for their unique values.
+    found = np.flatnonzero(np.bincount(label.ravel(order="K"), minlength=256))
+    foreign = sorted(set(found.tolist()) - {0, *LABELS.values()})
+    if foreign:
+        raise CaseError(f"segmentation has labels {foreign}; BraTS 2018 to 2020 use 0, 1, 2, 4")
+    return label
+
+
+def describe(
+    label: UInt8[np.ndarray, "slice height width"], brain: Bool[np.ndarray, "slice height width"]
+) -> Iterator[str]:
+    """Yield what is unusual about a case that is otherwise sound."""
+    for name, value in LABELS.items():
+        if not np.any(label == value):
+            yield f"no {name}"
+    outside = int(np.count_nonzero((label != 0) & ~brain))
+    if outside:
+        yield f"{outside} label voxels outside the brain"

@@ -1,0 +1,222 @@
+"""The Dask graph of a preparation: one task writes one shard. The only room that knows Dask."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol, TextIO
+
+from distributed import Client, LocalCluster, as_completed, get_worker
+
+from cache_schema.errors import InputError
+from cache_schema.layout import LOG_NAME, MANIFEST_NAME
+from cache_schema.manifest import Manifest, Quarantined, write_manifest
+from cache_schema.shard import PARTIAL_SUFFIX
+from pipeline.assemble import assemble_manifest
+from pipeline.case import Preprocessing
+from pipeline.cohorts import Case
+from pipeline.plan import Plan, ShardPlan
+from pipeline.scan import CaseReport, inspect_case
+from pipeline.shard_task import ShardOutcome, make_shard
+
+CASE_TOPIC: Final = "case"
+
+
+class Observer(Protocol):
+    """Who is told how a preparation goes, for a progress bar or a test."""
+
+    def started(self, *, num_cases: int, num_workers: int, dashboard: str) -> None:
+        """Work begins; the dashboard is a web address."""
+
+    def case_done(self, case_id: str) -> None:
+        """One more case is done with."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished preparation: its manifest, shards kept from before, and files that were stale."""
+
+    manifest: Manifest
+    num_reused: int
+    removed: tuple[str, ...]
+
+
+def run_plan(
+    plan: Plan,
+    cache: Path,
+    observer: Observer,
+    *,
+    num_workers: int | None = None,
+    scheduler: str | None = None,
+) -> RunResult:
+    """Carry out a plan on a Dask cluster and write the manifest last.
+
+    The bytes of the cache do not depend on the number of workers or on earlier, interrupted runs.
+
+    Args:
+        plan: What to write where.
+        cache: Folder to write to; shards that are there and current are kept.
+        observer: Told about progress.
+        num_workers: Processes of a cluster on this machine; all cores by default.
+        scheduler: Address of a cluster that runs already and sees the same paths.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InputError: If another preparation writes to the cache, the scheduler cannot be reached, or
+            every case was quarantined.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with _exclusive_log(cache) as log, _connect(num_workers, scheduler) as client:
+        (cache / MANIFEST_NAME).unlink(missing_ok=True)
+        for leftover in cache.rglob(f"shard-*{PARTIAL_SUFFIX}"):
+            leftover.unlink()
+        _record(log, "started", shards=len(plan.shards), options=plan.options.model_dump())
+        outcomes = _make_shards(client, plan, cache.resolve(), observer, log)
+        manifest = assemble_manifest(plan, outcomes)
+        if not manifest.cases:
+            reasons = "; ".join(f"{q.case_id}: {q.reason}" for q in manifest.quarantined[:3])
+            raise InputError(f"every case was quarantined ({reasons}); see {cache / LOG_NAME}")
+        removed = _remove_stale(cache, manifest)
+        write_manifest(cache, manifest)
+        num_reused = sum(outcome.reused for outcome in outcomes)
+        _record(log, "finished", reused=num_reused, removed=removed)
+    return RunResult(manifest, num_reused, removed)
+
+
+def inspect_cases(
+    cases: Sequence[Case], geometry: str, observer: Observer, *, num_workers: int | None = None
+) -> list[CaseReport]:
+    """Read every voxel of every case on a Dask cluster of this machine, writing nothing.
+
+    Args:
+        cases: What to read.
+        geometry: See `quality.check_geometry`.
+        observer: Told about progress.
+        num_workers: Processes; all cores by default.
+
+    Returns:
+        A report for each case, in the order of `cases`.
+    """
+    chunks = [cases[start : start + 8] for start in range(0, len(cases), 8)]
+    task = partial(_inspect_on_worker, geometry=geometry)
+    with _connect(num_workers, None) as client:
+        _begin(client, observer, len(cases))
+        futures = client.map(task, chunks, pure=False)
+        return [report for reports in client.gather(futures) for report in reports]
+
+
+@contextmanager
+def _exclusive_log(cache: Path) -> Iterator[TextIO]:
+    """Open the log and hold a lock on it, so that two preparations never share a cache."""
+    with (cache / LOG_NAME).open("a", encoding="utf-8") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another `prep partition` writes to {cache}; wait for it") from None
+        yield log
+
+
+def _record(log: TextIO, event: str, **fields: Any) -> None:  # noqa: ANN401
+    log.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
+    log.flush()
+
+
+@contextmanager
+def _connect(num_workers: int | None, scheduler: str | None) -> Iterator[Client]:
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="30s")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--scheduler {scheduler} cannot be reached ({error}); start one with `dask scheduler`"
+            ) from error
+        with client:
+            yield client
+        return
+    workers = num_workers or len(os.sched_getaffinity(0))
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _make_shards(
+    client: Client, plan: Plan, cache: Path, observer: Observer, log: TextIO
+) -> list[ShardOutcome]:
+    _begin(client, observer, sum(len(shard.cases) for shard in plan.shards))
+    task = partial(_make_shard_on_worker, cache=cache, settings=plan.preprocessing)
+    # Large shards first: the last task to finish is then a small one.
+    queue = sorted(plan.shards, key=lambda shard: -len(shard.cases))
+    futures = {client.submit(task, shard, pure=False): shard for shard in queue}
+    outcomes = []
+    for future in as_completed(futures):
+        shard = futures[future]
+        outcome = _outcome_of(future, shard)
+        outcomes.append(outcome)
+        _record(log, "shard", path=shard.path, cases=len(outcome.cases), reused=outcome.reused)
+        for entry in outcome.quarantined:
+            _record(log, "quarantined", **entry.model_dump())
+    return outcomes
+
+
+def _begin(client: Client, observer: Observer, num_cases: int) -> None:
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    observer.started(num_cases=num_cases, num_workers=len(workers), dashboard=client.dashboard_link)
+    client.subscribe_topic(CASE_TOPIC, lambda event: observer.case_done(event[1]["case_id"]))
+
+
+def _tell(case_id: str) -> None:
+    """Send word from a worker to the client that a case is done with."""
+    get_worker().log_event(CASE_TOPIC, {"case_id": case_id})
+
+
+def _make_shard_on_worker(plan: ShardPlan, cache: Path, settings: Preprocessing) -> ShardOutcome:
+    return make_shard(plan, cache, settings, _tell)
+
+
+def _inspect_on_worker(cases: Sequence[Case], geometry: str) -> list[CaseReport]:
+    reports = []
+    for case in cases:
+        reports.append(inspect_case(case, geometry))
+        _tell(case.case_id)
+    return reports
+
+
+def _outcome_of(future: Any, shard: ShardPlan) -> ShardOutcome:  # noqa: ANN401
+    """Take a task's result; if it broke its worker again and again, its cases are quarantined."""
+    error = future.exception()
+    if error is None:
+        result: ShardOutcome = future.result()
+        return result
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    quarantined = tuple(
+        Quarantined(case_id=case.case_id, cohort=case.cohort, reason=reason) for case in shard.cases
+    )
+    return ShardOutcome(None, (), quarantined, reused=False)
+
+
+def _remove_stale(cache: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Remove shards of an earlier partition, which a reader of a client's folder would take for his."""
+    current = {shard.path for shard in manifest.shards}
+    stale = []
+    for pattern in ("clients/client-*/shard-*.h5", "test/*/shard-*.h5"):
+        for path in sorted(cache.glob(pattern)):
+            relative = path.relative_to(cache).as_posix()
+            if relative not in current:
+                path.unlink()
+                stale.append(relative)
+    return tuple(stale)

@@ -1,0 +1,88 @@
+"""Tables of who got what, for a terminal."""
+
+from collections.abc import Mapping
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from cache_schema.manifest import Manifest
+from cache_schema.vocabulary import COHORTS, LABELS
+from pipeline.plan import Plan
+from pipeline.scan import ScanReport
+
+
+def client_table(manifest: Manifest) -> Table:
+    """Show the training cases of each client: counts, mix of grades and sites, label volumes."""
+    table = Table(title="Training cases by client")
+    for heading in ("client", "patients", "cases", "slices"):
+        table.add_column(heading, justify="right")
+    table.add_column("grades")
+    table.add_column("sites")
+    for label in LABELS:
+        table.add_column(f"{label} kvox", justify="right")
+    for record in manifest.partition.clients:
+        voxels = record.label_voxels
+        table.add_row(
+            *(str(n) for n in (record.client, record.patients, record.cases, record.slices)),
+            _mix(record.grades),
+            _mix(record.sites),
+            *(f"{count / 1000:.0f}" for count in (voxels.NEC, voxels.ED, voxels.ET)),
+        )
+    return table
+
+
+def cohort_table(manifest: Manifest) -> Table:
+    """Show each cohort's size and test set, and how many test patients are trained on."""
+    table = Table(title=f"Cohorts, protocol {manifest.options.protocol}")
+    for heading in ("cohort", "cases", "patients", "test cases", "test patients also trained on"):
+        table.add_column(heading, justify="left" if heading == "cohort" else "right")
+    for cohort in COHORTS:
+        if cohort in manifest.cohorts:
+            record = manifest.cohorts[cohort]
+            leak = manifest.leakage.cohorts.get(cohort)
+            leaked = f"{leak.also_in_training} of {leak.test_patients}" if leak else "no test set"
+            numbers = (record.cases, record.patients, record.test_cases)
+            table.add_row(cohort, *(str(number) for number in numbers), leaked)
+    return table
+
+
+def plan_table(plan: Plan) -> Table:
+    """Show who would get what, before any voxel is read."""
+    table = Table(title="Plan: nothing was written")
+    for heading in ("owner", "patients", "cases", "shards"):
+        table.add_column(heading, justify="left" if heading == "owner" else "right")
+    owners: dict[str, list[int]] = {}
+    for number, shard in enumerate(plan.shards):
+        owners.setdefault(shard.path.rsplit("/", 1)[0], []).append(number)
+    for owner, numbers in owners.items():
+        cases = [case for number in numbers for case in plan.shards[number].cases]
+        patients = len({case.patient_id for case in cases})
+        table.add_row(owner, *(str(n) for n in (patients, len(cases), len(numbers))))
+    return table
+
+
+def scan_tables(report: ScanReport) -> tuple[RenderableType, ...]:
+    """Show what the archives hold, how they overlap, and what is wrong with them."""
+    cohorts = Table(title=f"{report.patients} patients in all")
+    for heading in ("cohort", "cases", "patients", "grades", "sites"):
+        cohorts.add_column(heading)
+    for name, cohort in report.cohorts.items():
+        numbers = (str(cohort.cases), str(cohort.patients))
+        cohorts.add_row(name, *numbers, _mix(cohort.grades), _mix(cohort.sites))
+    cases = Table(title="Cases worth a look")
+    for heading in ("case", "what", "detail"):
+        cases.add_column(heading)
+    for what, entries in (
+        ("fault", {name: (fault,) for name, fault in report.faults.items()}),
+        ("absent", report.absent),
+        ("repair", report.repairs),
+        ("finding", report.findings),
+    ):
+        for name, details in entries.items():
+            cases.add_row(name, what, ", ".join(details))
+    overlaps = [f"{count} patients are in {names}" for names, count in report.overlaps.items()]
+    return cohorts, *overlaps, cases
+
+
+def _mix(counts: Mapping[str, int]) -> str:
+    return " ".join(f"{name}:{count}" for name, count in sorted(counts.items()))
