@@ -148,7 +148,7 @@ def prep_phantom(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
 ) -> None:
     """Write synthetic BraTS 2018, 2019 and 2020 archives."""
-    from pipeline.phantom import write_phantom
+    from pipeline.phantom.archives import write_phantom
 
     with _progress("cases") as progress:
         task = progress.add_task("phantom cases", total=None)
