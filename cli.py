@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -25,6 +25,9 @@ from rich.progress import (
 from rich.text import Text
 
 from cache_schema.errors import InputError
+
+if TYPE_CHECKING:
+    from training.runlog import RoundRecord
 
 EXIT_FAILED = 1
 EXIT_QUARANTINED = 3
@@ -295,3 +298,143 @@ def prep_show(cache: CacheArgument) -> None:
 
     manifest = read_manifest(cache)
     console.print(cohort_table(manifest), client_table(manifest))
+
+
+class _TrainingBar:
+    """Shows a training run on a progress bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("loading", total=None)
+        self._num_rounds = 0
+
+    def started(self, *, num_rounds: int, num_steps: int) -> None:
+        """Start counting steps over all rounds."""
+        self._num_rounds = num_rounds
+        self._progress.reset(self._task, total=num_rounds * num_steps)
+
+    def step(self, *, round_number: int, client: int, loss: float) -> None:
+        """Count one step and show its loss."""
+        text = f"round {round_number}/{self._num_rounds} client {client} loss {loss:.3f}"
+        self._progress.update(self._task, advance=1, description=text)
+
+    def round_done(self, record: "RoundRecord") -> None:
+        """Print a line about a round."""
+        dice = " ".join(f"{region} {value:.3f}" for region, value in record.dice.items())
+        refused = sum(client.refused is not None for client in record.clients)
+        note = f", {refused} updates refused" if refused else ""
+        self._progress.print(
+            f"round {record.round}: loss {record.loss:.4f}, training Dice {dice}, "
+            f"{record.seconds:.1f} s{note}"
+        )
+
+
+Run = Annotated[Path, typer.Argument(help="Folder that `train fed` wrote.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+
+
+@train.command("fed")
+def train_fed(
+    cache: Cache = Path("cache"),
+    run: Annotated[Path, typer.Option(help="New folder for settings, log and weights.")] = Path(
+        "runs/fed"
+    ),
+    model: Annotated[str, typer.Option(help="Network.")] = "unetmm",
+    position: Annotated[
+        Literal["none", "2d", "3d", "2d+3d"], typer.Option(help="Position embedding.")
+    ] = "2d",
+    position_levels: Annotated[
+        Literal["last", "all"], typer.Option(help="Levels of the encoder that get it.")
+    ] = "last",
+    fuse_en2: Annotated[bool, typer.Option(help="Cross-modal attention at en2 too.")] = False,
+    weights: Annotated[
+        str, typer.Option(help="imagenet, none, or a file with a ResNet18 state dict.")
+    ] = "imagenet",
+    target: Annotated[
+        Literal["labels", "regions"], typer.Option(help="Predict NEC, ED, ET or ET, TC, WT.")
+    ] = "labels",
+    strategy: Annotated[str, typer.Option(help="How updates become the next model.")] = "fedavg",
+    rounds: Annotated[int, typer.Option(help="Communication rounds.")] = 30,
+    local_epochs: Annotated[int, typer.Option(help="Passes over a client's slices a round.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Slices.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam, before cosine decay.")] = 1e-4,
+    crop: Annotated[int, typer.Option(help="Side of the training crop; a multiple of 32.")] = 224,
+    rotation_deg: Annotated[float, typer.Option(help="Largest random rotation.")] = 15.0,
+    noise_std: Annotated[float, typer.Option(help="Random noise, in z-scores.")] = 0.01,
+    slices: Annotated[
+        Literal["all", "tumour"], typer.Option(help="Train on all slices or those with tumour.")
+    ] = "all",
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    loader_workers: Annotated[int, typer.Option(help="Processes that read shards.")] = 1,
+    device: Device = "auto",
+) -> None:
+    """Train one model over all clients of a cache, in this process."""
+    from training.config import make_config
+    from training.federated.engine import run_federation
+
+    config = make_config(
+        model=model,
+        position=position,
+        position_levels=position_levels,
+        fuse_en2=fuse_en2,
+        weights=weights,
+        target=target,
+        strategy=strategy,
+        rounds=rounds,
+        local_epochs=local_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        crop=crop,
+        rotation_deg=rotation_deg,
+        noise_std=noise_std,
+        slices=slices,
+        seed=seed,
+        loader_workers=loader_workers,
+        device=device,
+    )
+    with _progress("steps") as progress:
+        run_federation(config, cache, run, _TrainingBar(progress))
+    console.print(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
+
+
+@train.command("eval")
+def train_eval(
+    run: Run,
+    cache: Cache = Path("cache"),
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Score the network before its first round.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Score a run on the test set of every cohort: Dice per case in 3D."""
+    from training.evaluate import evaluate, write_evaluation
+    from training.show import score_table
+
+    with _progress("cases") as progress:
+        task = progress.add_task("cases", total=None)
+        evaluation = evaluate(
+            run,
+            cache,
+            untrained=untrained,
+            device=device,
+            on_case=lambda name, total: progress.update(
+                task, advance=1, total=total, description=name
+            ),
+        )
+    console.print(score_table(evaluation))
+    paths = write_evaluation(run, evaluation)
+    console.print(f"written: {paths[0]}, {paths[1]}")
+
+
+@train.command("report")
+def train_report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `train fed` wrote.")],
+    cache: Cache = Path("cache"),
+    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("report.html"),
+    device: Device = "auto",
+) -> None:
+    """Write one self-contained HTML page about runs."""
+    from training.report import write_report
+
+    write_report(runs, cache, out, device=device)
+    console.print(f"written: {out}")

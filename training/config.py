@@ -1,0 +1,102 @@
+"""The settings of a training run: frozen, checked at the border, saved with every run."""
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from annotated_types import Ge, Gt, Lt, MultipleOf
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cache_schema.errors import InputError
+
+CONFIG_NAME: Final = "config.json"
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides the result of a run, besides the cache.
+
+    The defaults are the paper's (section 2.6), where it states them.
+
+    Attributes:
+        model: A key of `training.models.registry.MODELS`.
+        position: Position embedding: none, 2d, 3d or 2d+3d.
+        position_levels: At the last level of the encoder or at all.
+        fuse_en2: Cross-modal attention at en2 too.
+        weights: `imagenet`, `none`, or the path of a ResNet18 state dict.
+        target: What the three output planes are: labels NEC, ED, ET or regions ET, TC, WT.
+        strategy: A key of `training.federated.strategies.registry.STRATEGIES`.
+        rounds: Communication rounds, counted from 1.
+        local_epochs: Passes over a client's slices in each round.
+        batch_size: Slices.
+        learning_rate: Of Adam, at the start of its cosine decay over the whole run.
+        crop: Side of the square training crop, in voxels; a multiple of 32.
+        rotation_deg: Largest rotation of augmentation, to both sides.
+        noise_std: Standard deviation of augmentation noise, in z-scores.
+        slices: Train on all slices, or on those that show tumour.
+        seed: Of everything random.
+        loader_workers: Processes that read shards; 0 reads in the training process.
+        device: `auto` takes a GPU if there is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str = "unetmm"
+    position: Literal["none", "2d", "3d", "2d+3d"] = "2d"
+    position_levels: Literal["last", "all"] = "last"
+    fuse_en2: bool = False
+    weights: str = "imagenet"
+    target: Literal["labels", "regions"] = "labels"
+    strategy: str = "fedavg"
+    rounds: Annotated[int, Ge(1)] = 30
+    local_epochs: Annotated[int, Ge(1)] = 3
+    batch_size: Annotated[int, Ge(1)] = 8
+    learning_rate: Annotated[float, Gt(0)] = 1e-4
+    crop: Annotated[int, Ge(32), MultipleOf(32)] = 224
+    rotation_deg: Annotated[float, Ge(0), Lt(180)] = 15.0
+    noise_std: Annotated[float, Ge(0)] = 0.01
+    slices: Literal["all", "tumour"] = "all"
+    seed: Annotated[int, Ge(0)] = 0
+    loader_workers: Annotated[int, Ge(0)] = 1
+    device: str = "auto"
+
+
+def make_config(**settings: Any) -> TrainConfig:  # noqa: ANN401
+    """Check settings that came from a command line.
+
+    Raises:
+        InputError: Naming every option that is wrong, and how.
+    """
+    try:
+        return TrainConfig(**settings)
+    except ValidationError as error:
+        raise InputError(_describe(error)) from error
+
+
+def write_config(run: Path, config: TrainConfig) -> None:
+    """Save the settings in a run's folder."""
+    text = config.model_dump_json(indent=1) + "\n"
+    (run / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def read_config(run: Path) -> TrainConfig:
+    """Read the settings that a run was made with.
+
+    Raises:
+        InputError: If the folder is no run, or its settings are not those of this release.
+    """
+    path = run / CONFIG_NAME
+    try:
+        return TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{run} is not a run: {CONFIG_NAME} cannot be read ({error.strerror}); give the folder "
+            "that `train fed --run` wrote"
+        ) from error
+    except ValidationError as error:
+        raise InputError(f"{path} has settings of another release: {_describe(error)}") from error
+
+
+def _describe(error: ValidationError) -> str:
+    return "; ".join(
+        f"--{'-'.join(str(part) for part in problem['loc']).replace('_', '-')}: {problem['msg']}"
+        for problem in error.errors()
+    )

@@ -1,0 +1,90 @@
+"""Updates of clients to one model: the arithmetic that strategies share."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+"""A network's parameters and buffers by name, on the CPU."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends back after its local epochs.
+
+    Attributes:
+        client: Who sends it.
+        num_examples: Slices that it trained on in an epoch; its weight in FedAvg.
+        state: Its network.
+    """
+
+    client: int
+    num_examples: int
+    state: State
+
+
+def find_fault(update: Update, reference: State) -> str | None:
+    """Say why an update must not be aggregated, or None if it is sound.
+
+    Args:
+        update: What a client sent.
+        reference: The model that it started from.
+    """
+    if update.num_examples < 1:
+        return f"{update.num_examples} examples"
+    if update.state.keys() != reference.keys():
+        odd = sorted(update.state.keys() ^ reference.keys())
+        return f"other tensors than the model: {', '.join(odd[:3])}"
+    for name, tensor in update.state.items():
+        if tensor.shape != reference[name].shape or tensor.dtype != reference[name].dtype:
+            return f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not as in the model"
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return f"{name} has values that are not finite"
+    return None
+
+
+def weighted_mean(updates: Iterable[tuple[float, State]]) -> dict[str, Tensor]:
+    r"""Average networks, $\bar w = \sum_k n_k w_k / \sum_k n_k$, one at a time.
+
+    Only the running sums are held, so memory does not grow with the number of clients, and the
+    result depends on the order of the updates only through rounding. Sums are float64 and every
+    tensor comes back in its own type. Integer buffers, such as the step counter of BatchNorm, are
+    counts: a mean of them means nothing, so the largest is kept.
+
+    Args:
+        updates: Weight and network of each client; all with the same names and shapes.
+
+    Returns:
+        The mean.
+
+    Raises:
+        ValueError: If there is no update, names differ, or a weight is not positive.
+    """
+    sums: dict[str, Tensor] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    total = 0.0
+    for weight, state in updates:
+        if not weight > 0:
+            raise ValueError(f"weight {weight} is not positive")
+        if sums and state.keys() != sums.keys():
+            raise ValueError("updates have different tensors")
+        total += weight
+        for name, tensor in state.items():
+            dtypes[name] = tensor.dtype
+            sums[name] = _accumulate(sums.get(name), tensor, weight)
+    if not sums:
+        raise ValueError("there is no update to aggregate")
+    return {
+        name: (value / total if value.is_floating_point() else value).to(dtypes[name])
+        for name, value in sums.items()
+    }
+
+
+def _accumulate(total: Tensor | None, tensor: Tensor, weight: float) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor.clone() if total is None else torch.maximum(total, tensor)
+    if total is None:
+        return tensor.to(torch.float64) * weight
+    return total.add_(tensor, alpha=weight)

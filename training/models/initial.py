@@ -1,0 +1,84 @@
+"""The network that a run starts from: a function of its settings alone."""
+
+import pickle
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cache_schema.errors import InputError
+from training.config import TrainConfig
+from training.models.registry import build_model
+from training.models.unetmm.encoder import Encoder, load_imagenet_weights
+from training.seeds import derive_seed
+
+NUM_CLASSES: Final = 3
+
+
+def initial_model(config: TrainConfig) -> nn.Module:
+    """Build the network of a run as it is before the first round, on the CPU.
+
+    Args:
+        config: Names the network, its options, its weights and the seed.
+
+    Returns:
+        The same weights for the same settings; global random state is left as it was.
+
+    Raises:
+        InputError: If the network is unknown or the weights cannot be had.
+    """
+    model = random_model(config)
+    if config.weights != "none":
+        load_encoder_weights(model, config.weights)
+    return model
+
+
+def random_model(config: TrainConfig) -> nn.Module:
+    """Build the network of a run with random weights, which weights of a checkpoint may replace.
+
+    Raises:
+        InputError: If the network is unknown.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, 0))
+        return build_model(
+            config.model,
+            num_classes=NUM_CLASSES,
+            position=config.position,
+            position_levels=config.position_levels,
+            fuse_en2=config.fuse_en2,
+        )
+
+
+def load_encoder_weights(model: nn.Module, source: str) -> None:
+    """Fill the ResNet18 encoder of a network with pretrained weights.
+
+    Args:
+        model: Changed in place.
+        source: `imagenet`, or the path of a ResNet18 state dict (`.safetensors`, or torch's own).
+
+    Raises:
+        InputError: If the network has no such encoder or the weights cannot be read.
+    """
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, Encoder):
+        raise InputError(f"--weights {source}: the network has no ResNet18; give --weights none")
+    if source == "imagenet":
+        load_imagenet_weights(encoder)
+        return
+    try:
+        state = _read_state(Path(source))
+        encoder.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
+    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"--weights {source}: not a ResNet18 state dict ({reason})") from error
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state

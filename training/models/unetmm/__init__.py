@@ -1,0 +1,1 @@
+"""UNetMM, the paper's 2D U-Net whose skip connections fuse the four modalities by attention."""

@@ -1,0 +1,104 @@
+"""The shared ResNet18 and its ImageNet weights (paper, section 2.2)."""
+
+import pickle
+from http.client import HTTPException
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models import ResNet18_Weights, resnet18  # type: ignore[import-untyped]
+
+from cache_schema.errors import InputError
+
+Level = Literal["en2", "en4", "en5", "en6", "en7"]
+
+CHANNELS: Final[dict[Level, int]] = {"en2": 64, "en4": 64, "en5": 128, "en6": 256, "en7": 512}
+"""Channels of every level of the encoder, fine to coarse (equations 3 to 6)."""
+
+LEVELS: Final[tuple[Level, ...]] = tuple(CHANNELS)
+
+STRIDE: Final = 32
+"""Pixels of the image along one side of a pixel of `en7`."""
+
+
+class Encoder(nn.Module):
+    """One ResNet18 for all modalities, equation 2.
+
+    The four modalities of a batch pass as one batch of four times its size, so BatchNorm sees their
+    joint statistics. He et al. (2016), arXiv:1512.03385; layers and names of the weights are
+    torchvision's, without the classifier.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        backbone = resnet18(weights=None)
+        self.conv1 = backbone.conv1
+        self.bn1 = backbone.bn1
+        self.relu = backbone.relu
+        self.maxpool = backbone.maxpool
+        self.layer1 = backbone.layer1
+        self.layer2 = backbone.layer2
+        self.layer3 = backbone.layer3
+        self.layer4 = backbone.layer4
+
+    def forward(
+        self, image: Float[Tensor, "batch modality height width"]
+    ) -> dict[Level, Float[Tensor, "batch modality _ _ _"]]:
+        """Compute the features of every modality at every level.
+
+        Args:
+            image: Height and width are multiples of `STRIDE`.
+
+        Returns:
+            Features (batch, modality, channel, rows, columns), by level. In memory the channels
+            come last: the attention that follows reads a pixel's channels as one vector.
+        """
+        batch, modality = image.shape[:2]
+        en2 = self.relu(self.bn1(self.conv1(repeat_to_rgb(image))))
+        en4 = self.layer1(self.maxpool(en2))
+        en5 = self.layer2(en4)
+        en6 = self.layer3(en5)
+        en7 = self.layer4(en6)
+        outputs = (en2, en4, en5, en6, en7)
+        return {
+            level: output.unflatten(0, (batch, modality))
+            for level, output in zip(LEVELS, outputs, strict=True)
+        }
+
+
+def repeat_to_rgb(
+    image: Float[Tensor, "batch modality height width"],
+) -> Float[Tensor, "batch*modality 3 height width"]:
+    """Give every modality the three channels that ImageNet weights expect, channels last."""
+    gray = image.flatten(0, 1).unsqueeze(1)
+    return gray.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def load_imagenet_weights(encoder: Encoder) -> None:
+    """Fill the encoder with torchvision's ImageNet weights of ResNet18.
+
+    The file is read from torch's cache if it is there and downloaded otherwise.
+
+    Args:
+        encoder: Changed in place.
+
+    Raises:
+        InputError: If there is neither file nor network; put the named file in the named folder.
+    """
+    weights = ResNet18_Weights.IMAGENET1K_V1
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+        encoder.load_state_dict(
+            {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+        )
+    # A download fails with OSError (URLError is one) or HTTPException, a wrong hash or foreign
+    # weights with RuntimeError, a file that was cut short with one of the last three.
+    except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(
+            f"--weights imagenet: cannot load {Path(weights.url).name} ({reason}); "
+            f"fetch {weights.url} and put it in {folder}, or give --weights none"
+        ) from error
