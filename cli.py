@@ -278,7 +278,9 @@ def prep_verify(
         problems = verify_cache(
             cache,
             deep=deep,
-            on_shard=lambda path: progress.update(task, advance=1, description=path),
+            on_shard=lambda path, total: progress.update(
+                task, advance=1, total=total, description=path
+            ),
         )
     for problem in problems:
         errors.print(problem, markup=False)

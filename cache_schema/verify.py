@@ -13,7 +13,7 @@ from cache_schema.vocabulary import LABELS
 
 
 def verify_cache(
-    cache: Path, *, deep: bool = False, on_shard: Callable[[str], None] | None = None
+    cache: Path, *, deep: bool = False, on_shard: Callable[[str, int], None] | None = None
 ) -> list[str]:
     """Compare every shard of a cache with the manifest.
 
@@ -21,7 +21,7 @@ def verify_cache(
         cache: A finished cache.
         deep: Also decode every slice and compare labels, counts and background with what the
             tables say.
-        on_shard: Told each shard's path before it is looked at.
+        on_shard: Told each shard's path before it is looked at, and their number.
 
     Returns:
         One sentence for each problem, naming the shard, case or file; empty if there is none.
@@ -33,7 +33,7 @@ def verify_cache(
     problems: list[str] = []
     for shard in manifest.shards:
         if on_shard is not None:
-            on_shard(shard.path)
+            on_shard(shard.path, len(manifest.shards))
         problems += _shard_problems(cache, manifest, shard, deep=deep)
     return [*problems, *_foreign_files(cache, manifest)]
 

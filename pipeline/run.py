@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TextIO
+from typing import Any, Final, Protocol, TextIO, runtime_checkable
 
 from distributed import Client, LocalCluster, as_completed, get_worker
 
@@ -27,6 +27,7 @@ from pipeline.shard_task import ShardOutcome, make_shard
 CASE_TOPIC: Final = "case"
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Who is told how a preparation goes, for a progress bar or a test."""
 

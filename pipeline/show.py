@@ -16,8 +16,8 @@ def client_table(manifest: Manifest) -> Table:
     table = Table(title="Training cases by client")
     for heading in ("client", "patients", "cases", "slices"):
         table.add_column(heading, justify="right")
-    table.add_column("grades")
-    table.add_column("sites")
+    for heading in ("grades", "sites"):
+        table.add_column(heading, overflow="fold")
     for label in LABELS:
         table.add_column(f"{label} kvox", justify="right")
     for record in manifest.partition.clients:

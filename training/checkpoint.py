@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from cache_schema.errors import InputError
@@ -19,8 +19,9 @@ def save_weights(run: Path, state: Mapping[str, Tensor], *, round_number: int) -
     path = run / WEIGHTS_NAME
     partial = path.with_suffix(".partial")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, partial, metadata={"round": str(round_number)})
-    with partial.open("rb") as file:
+    with partial.open("wb") as file:
+        file.write(save(tensors, metadata={"round": str(round_number)}))
+        file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
 

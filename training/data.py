@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,19 +26,19 @@ TEST_CLIENT: Final = -1
 """What a shard of the test set has for its client attribute."""
 
 
-class SliceBatch(NamedTuple):
-    """Slices as stored.
+class Slice(NamedTuple):
+    """A slice as stored, or after collation a batch of them.
 
     Attributes:
         image: Modalities t1, t1ce, t2, flair, z-scored, background 0.
         label: BraTS values 0, 1, 2, 4.
     """
 
-    image: Float16[Tensor, "batch 4 height width"]
-    label: UInt8[Tensor, "batch height width"]
+    image: Float16[Tensor, "*batch 4 height width"]
+    label: UInt8[Tensor, "*batch height width"]
 
 
-class SliceDataset(Dataset[SliceBatch]):
+class SliceDataset(Dataset[Slice]):
     """The training slices of some or all clients of a cache.
 
     Reads one compressed chunk a slice. Safe to hand to DataLoader workers: files are opened in the
@@ -68,7 +68,6 @@ class SliceDataset(Dataset[SliceBatch]):
         manifest = manifest or read_manifest(cache)
         chosen = range(manifest.options.clients) if clients is None else clients
         self._readers: list[ShardReader] = []
-        self.plane = manifest.plane
         rows: list[Int[np.ndarray, "slice 3"]] = []
         for client in chosen:
             for path in manifest.client_shards(client):
@@ -88,20 +87,15 @@ class SliceDataset(Dataset[SliceBatch]):
         """Return the indices of one client's slices."""
         return [int(row) for row in np.flatnonzero(self._index[:, 0] == client)]
 
-    def __getitem__(self, index: int) -> SliceBatch:
-        """Read one slice; its batch axis has length 1."""
-        return self.__getitems__([index])
+    def __getitem__(self, index: int) -> Slice:
+        """Read one slice.
 
-    def __getitems__(self, indices: Sequence[int]) -> SliceBatch:
-        """Read a batch of slices in the order asked for; the DataLoader calls this."""
-        height, width = self.plane
-        image = np.empty((len(indices), 4, height, width), np.float16)
-        label = np.empty((len(indices), height, width), np.uint8)
-        for place, index in enumerate(indices):
-            _, shard, row = self._index[index].tolist()
-            image[place] = self._readers[shard].images([row])[0]
-            label[place] = self._readers[shard].labels([row])[0]
-        return SliceBatch(torch.from_numpy(image), torch.from_numpy(label))
+        Raises:
+            InputError: If its shard is damaged.
+        """
+        _, shard, row = self._index[index].tolist()
+        image, label = self._readers[shard].images([row])[0], self._readers[shard].labels([row])[0]
+        return Slice(torch.from_numpy(image), torch.from_numpy(label))
 
 
 def _open_training(path: Path) -> ShardReader:
@@ -150,7 +144,7 @@ class ClientBatches(Sampler[list[int]]):
 
 def make_loader(
     dataset: SliceDataset, batches: ClientBatches, *, num_workers: int, pin_memory: bool
-) -> DataLoader[SliceBatch]:
+) -> DataLoader[Slice]:
     """Load batches in `num_workers` processes that live as long as the loader.
 
     Workers are started by a fork server, not forked: a fork would carry HDF5 handles and the locks
@@ -160,15 +154,12 @@ def make_loader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
-        collate_fn=_as_is,
         persistent_workers=num_workers > 0,
         multiprocessing_context="forkserver" if num_workers > 0 else None,
         pin_memory=pin_memory,
+        # The loader draws seeds for its workers; from the global generator they would shift dropout.
+        generator=torch.Generator(),
     )
-
-
-def _as_is(batch: Any) -> Any:  # noqa: ANN401
-    return batch  # `__getitems__` has made a batch already
 
 
 @dataclass(frozen=True)
@@ -215,17 +206,12 @@ class VolumeDataset(Dataset[CaseVolume]):
         manifest = read_manifest(cache)
         self.manifest = manifest
         chosen = manifest.cohorts.keys() if cohorts is None else set(cohorts)
-        self._cases = [c for c in manifest.cases if c.split == split and c.cohort in chosen]
-        self._readers = {case.shard: ShardReader(cache / case.shard) for case in self._cases}
-
-    @property
-    def case_ids(self) -> tuple[str, ...]:
-        """Names of the cases, in order."""
-        return tuple(case.case_id for case in self._cases)
+        self.cases = tuple(c for c in manifest.cases if c.split == split and c.cohort in chosen)
+        self._readers = {case.shard: ShardReader(cache / case.shard) for case in self.cases}
 
     def __len__(self) -> int:
         """Return the number of cases."""
-        return len(self._cases)
+        return len(self.cases)
 
     def __getitem__(self, index: int) -> CaseVolume:
         """Read one case.
@@ -234,7 +220,7 @@ class VolumeDataset(Dataset[CaseVolume]):
             IndexError: If there is no such case.
             InputError: If its shard is damaged.
         """
-        case = self._cases[index]
+        case = self.cases[index]
         reader = self._readers[case.shard]
         entry = next((e for e in reader.cases() if e.case_id == case.case_id), None)
         if entry is None:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from cache_schema.vocabulary import REGIONS
 from training.augment import AugmentSettings, apply, draw
 from training.config import TrainConfig
-from training.data import SliceBatch
+from training.data import Slice
 from training.losses import deep_supervision_loss
 from training.targets import decode_prediction, encode_target
 
@@ -47,7 +47,7 @@ def cosine_learning_rate(start: float, progress: float) -> float:
 
 def fit(
     model: nn.Module,
-    batches: DataLoader[SliceBatch],
+    batches: DataLoader[Slice],
     config: TrainConfig,
     *,
     first_epoch: int,

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cache_schema.manifest import Manifest, read_manifest
-from cache_schema.vocabulary import LABELS, REGIONS
+from cache_schema.vocabulary import COHORTS, LABELS, REGIONS
 from training.config import TrainConfig, read_config
 from training.data import CaseVolume, VolumeDataset
 from training.device import choose_device
@@ -33,7 +34,6 @@ from training.show import describe_leakage
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 LABEL_COLOURS: Final = {"NEC": "#0072B2", "ED": "#E69F00", "ET": "#CC79A7"}
 REGION_COLOURS: Final = {"ET": "#CC79A7", "TC": "#0072B2", "WT": "#E69F00"}
-PANEL_CASES: Final = 3
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def write_report(runs: Sequence[Path], cache: Path, out: Path, *, device: str = 
         leakage=describe_leakage(manifest.leakage),
         composition=_data_uri(composition_figure(manifest)),
         regions=list(REGIONS),
+        test_sets=[*COHORTS, "all"],
         sections=sections,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -98,12 +99,13 @@ def composition_figure(manifest: Manifest) -> Figure:
     clients = manifest.partition.clients
     numbers = [record.client for record in clients]
     names = sorted({grade for record in clients for grade in record.grades})
-    _stack(grades, numbers, {name: [c.grades.get(name, 0) for c in clients] for name in names}, {})
+    cases = {name: [float(c.grades.get(name, 0)) for c in clients] for name in names}
+    _stack(grades, numbers, cases, {})
     grades.set_ylabel("training cases")
-    litres = {
+    volume = {
         name: [getattr(record.label_voxels, name) / 1e3 for record in clients] for name in LABELS
     }
-    _stack(volumes, numbers, litres, LABEL_COLOURS)
+    _stack(volumes, numbers, volume, LABEL_COLOURS)
     volumes.set_ylabel("tumour, thousand voxels")
     return figure
 
@@ -143,24 +145,28 @@ def curves_figure(rounds: Sequence[RoundRecord]) -> Figure:
     dice.legend(frameon=False)
     for axes in (loss, dice):
         axes.set_xlabel("round")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
 def _panels(run: Path, config: TrainConfig, dataset: VolumeDataset, device: str) -> str | None:
     """Show the best, the median and the worst test case by whole-tumour Dice."""
     scores = read_scores(run)
+    # A patient of several cohorts is shown once.
+    patients = {
+        case.patient_id: place for place, case in enumerate(dataset.cases) if case.case_id in scores
+    }
     ranked = sorted(
-        (index for index, case_id in enumerate(dataset.case_ids) if case_id in scores),
-        key=lambda index: -scores[dataset.case_ids[index]]["WT"],
+        patients.values(), key=lambda place: -scores[dataset.cases[place].case_id]["WT"]
     )
     if not ranked:
         return None
-    chosen = sorted({0, len(ranked) // 2, len(ranked) - 1})[:PANEL_CASES]
+    chosen = sorted({0, len(ranked) // 2, len(ranked) - 1})
     model, _ = trained_model(run, config)
     model = model.to(choose_device(device))
     figure = Figure(figsize=(9, 2.6 * len(chosen)), layout="constrained")
     grid = figure.subplots(len(chosen), 4, squeeze=False)
-    for row, place in zip(grid, chosen, strict=True):
+    for row, place in zip(grid.tolist(), chosen, strict=True):
         volume = dataset[ranked[place]]
         z = int(np.argmax(np.count_nonzero(volume.label, axis=(1, 2))))
         prediction = predict_labels(model, volume.image[z : z + 1], config.target, batch_size=1)[0]
@@ -205,7 +211,9 @@ def overlay(
     Returns:
         Colours from 0 to 1, rows from front to back.
     """
-    gray = np.clip((image - image.min()) / max(float(np.ptp(image)), 1e-6), 0, 1)
+    brain = image != 0
+    low, high = np.percentile(image[brain], (0.5, 99.5)) if brain.any() else (0.0, 1.0)
+    gray = np.where(brain, 0.1 + 0.9 * np.clip((image - low) / max(high - low, 1e-6), 0, 1), 0.0)
     painted = np.repeat(gray[..., None], 3, axis=2)
     for name, value in LABELS.items():
         colour = np.array(mpl.colors.to_rgb(LABEL_COLOURS[name]))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -50,6 +50,7 @@ class RoundRecord:
     clients: tuple[ClientRecord, ...]
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Who is told how a training run goes, for a progress bar or a test."""
 

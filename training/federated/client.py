@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from training.config import TrainConfig
-from training.data import ClientBatches, SliceBatch, SliceDataset, make_loader
+from training.data import ClientBatches, Slice, SliceDataset, make_loader
 from training.federated.aggregate import State, Update
 from training.fit import FitResult, fit
 from training.runlog import Observer
@@ -43,7 +43,7 @@ class LocalClients:
         self._model = model
         self._config = config
         self._batches = ClientBatches(dataset, config.batch_size)
-        self._loader: DataLoader[SliceBatch] = make_loader(
+        self._loader: DataLoader[Slice] = make_loader(
             dataset,
             self._batches,
             num_workers=config.loader_workers,

@@ -29,4 +29,4 @@ class FedAvg:
         Raises:
             ValueError: If there is no update.
         """
-        return weighted_mean((update.num_examples, update.state) for update in updates)
+        return weighted_mean((float(update.num_examples), update.state) for update in updates)

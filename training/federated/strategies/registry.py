@@ -1,7 +1,7 @@
 """The strategies that `--strategy` knows."""
 
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from training.federated.aggregate import State, Update
 from training.federated.strategies.fedavg import FedAvg
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """How the updates of a round become the next model."""
 

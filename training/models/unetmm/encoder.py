@@ -1,6 +1,8 @@
 """The shared ResNet18 and its ImageNet weights (paper, section 2.2)."""
 
+import io
 import pickle
+from contextlib import redirect_stderr
 from http.client import HTTPException
 from pathlib import Path
 from typing import Final, Literal
@@ -89,7 +91,8 @@ def load_imagenet_weights(encoder: Encoder) -> None:
     """
     weights = ResNet18_Weights.IMAGENET1K_V1
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True)
+        with redirect_stderr(io.StringIO()):  # torch.hub announces its downloads there
+            state = weights.get_state_dict(progress=False, check_hash=True)
         encoder.load_state_dict(
             {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
         )

@@ -1,0 +1,82 @@
+"""A network small enough to train in a blink, and a run of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from training.config import TrainConfig
+from training.federated.engine import run_federation
+from training.models.logits import SCALE_RATIOS, Logits
+from training.models.registry import MODELS
+
+
+class TinyNet(nn.Module):
+    """Two convolutions and a BatchNorm behind the interface of the real networks."""
+
+    def __init__(self, num_classes, **_):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(4, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Conv2d(6, num_classes, 1),
+        )
+
+    def forward(self, image):
+        planes = self.layers(image)
+        return Logits(planes, (planes,) * len(SCALE_RATIOS))
+
+
+class Silent:
+    """An observer that only counts."""
+
+    def __init__(self):
+        self.plan, self.steps, self.rounds = None, [], []
+
+    def started(self, *, num_rounds, num_steps):
+        self.plan = (num_rounds, num_steps)
+
+    def step(self, *, round_number, client, loss):
+        self.steps.append((round_number, client, loss))
+
+    def round_done(self, record):
+        self.rounds.append(record)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _tiny_network():
+    MODELS["tiny"] = TinyNet
+    yield
+    del MODELS["tiny"]
+
+
+@pytest.fixture
+def observer():
+    return Silent()
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> TrainConfig:
+    return TrainConfig(
+        model="tiny",
+        weights="none",
+        rounds=2,
+        local_epochs=1,
+        batch_size=16,
+        learning_rate=1e-2,
+        crop=32,
+        loader_workers=0,
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(small_cache, tiny_config, tmp_path_factory, _tiny_network) -> Path:
+    """A finished run; never write to it."""
+    torch.set_num_threads(1)
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    run_federation(tiny_config, small_cache, run, Silent())
+    return run

@@ -1,0 +1,135 @@
+import json
+
+import pytest
+import torch
+
+from cache_schema.errors import InputError
+from cache_schema.manifest import digest, read_manifest
+from training.checkpoint import load_weights
+from training.config import read_config
+from training.data import SliceDataset
+from training.federated.client import LocalClients
+from training.federated.engine import run_federation
+from training.models.initial import initial_model
+from training.runlog import read_rounds
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_round_is_the_weighted_mean_of_what_each_client_trains_alone(
+    small_cache, tiny_config, tmp_path, observer
+):
+    config = tiny_config.model_copy(update={"rounds": 1})
+    run_federation(config, small_cache, tmp_path / "run", observer)
+    federated, _ = load_weights(tmp_path / "run")
+    start = initial_model(config)
+    state = {name: tensor.clone() for name, tensor in start.state_dict().items()}
+    alone = []
+    for client in (1, 0):  # not in the engine's order: a client must not depend on who went before
+        clients = LocalClients(SliceDataset(small_cache), initial_model(config), config)
+        alone.append(clients.train(client, state, 1, observer).update)
+    sizes = [update.num_examples for update in alone]
+    assert sizes[0] != sizes[1]
+    name = "layers.0.weight"
+    mean = sum(n * u.state[name].double() for n, u in zip(sizes, alone, strict=True)) / sum(sizes)
+    torch.testing.assert_close(federated[name], mean.float(), rtol=0, atol=1e-7)
+    assert not torch.allclose(federated[name], (alone[0].state[name] + alone[1].state[name]) / 2)
+
+
+def test_the_same_settings_give_the_same_bits_however_shards_are_read(
+    small_cache, tiny_config, tiny_run, tmp_path, observer
+):
+    config = tiny_config.model_copy(update={"loader_workers": 2})
+    run_federation(config, small_cache, tmp_path / "run", observer)
+    assert same(load_weights(tmp_path / "run")[0], load_weights(tiny_run)[0])
+
+
+def test_another_seed_gives_another_model(small_cache, tiny_config, tiny_run, tmp_path, observer):
+    config = tiny_config.model_copy(update={"seed": 1})
+    run_federation(config, small_cache, tmp_path / "run", observer)
+    assert not same(load_weights(tmp_path / "run")[0], load_weights(tiny_run)[0])
+
+
+def test_global_random_state_does_not_matter(
+    small_cache, tiny_config, tiny_run, tmp_path, observer
+):
+    torch.manual_seed(12345)
+    before = torch.random.get_rng_state()
+    run_federation(tiny_config, small_cache, tmp_path / "run", observer)
+    assert same(load_weights(tmp_path / "run")[0], load_weights(tiny_run)[0])
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_run_keeps_settings_log_and_weights(small_cache, tiny_config, tiny_run):
+    assert read_config(tiny_run) == tiny_config
+    state, last = load_weights(tiny_run)
+    assert last == 2
+    assert state["layers.1.num_batches_tracked"].dtype == torch.int64
+    events = [json.loads(line) for line in (tiny_run / "log.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["started", "round", "round", "finished"]
+    assert events[0]["manifest"] == digest(read_manifest(small_cache))
+    assert any((tiny_run / "tensorboard").iterdir())
+
+
+def test_the_observer_is_told_every_step_and_round(small_cache, tiny_config, tmp_path, observer):
+    run_federation(tiny_config, small_cache, tmp_path / "run", observer)
+    num_rounds, num_steps = observer.plan
+    assert len(observer.steps) == num_rounds * num_steps
+    assert [record.round for record in observer.rounds] == [1, 2]
+    assert read_rounds(tmp_path / "run") == tuple(observer.rounds)
+    clients = observer.rounds[0].clients
+    weights = [client.num_examples for client in clients]
+    mean = sum(n * c.loss for n, c in zip(weights, clients, strict=True)) / sum(weights)
+    assert observer.rounds[0].loss == pytest.approx(mean)
+
+
+def spoil(monkeypatch, bad_clients):
+    """Let some clients send a NaN."""
+    honest = LocalClients.train
+
+    def train(self, client, state, round_number, observer):
+        trained = honest(self, client, state, round_number, observer)
+        if client in bad_clients:
+            trained.update.state["layers.0.bias"][0] = float("nan")
+        return trained
+
+    monkeypatch.setattr(LocalClients, "train", train)
+
+
+def test_an_update_that_is_not_finite_is_refused_and_the_round_goes_on(
+    small_cache, tiny_config, tmp_path, observer, monkeypatch
+):
+    spoil(monkeypatch, {0})
+    run_federation(tiny_config, small_cache, tmp_path / "run", observer)
+    state, last = load_weights(tmp_path / "run")
+    assert last == 2
+    assert all(torch.isfinite(t).all() for t in state.values())
+    refused = [c.refused for c in read_rounds(tmp_path / "run")[0].clients]
+    assert refused == ["layers.0.bias has values that are not finite", None]
+    assert observer.rounds[0].loss == observer.rounds[0].clients[1].loss
+
+
+def test_a_round_without_a_sound_update_ends_the_run_in_one_line(
+    small_cache, tiny_config, tmp_path, observer, monkeypatch
+):
+    spoil(monkeypatch, {0, 1})
+    with pytest.raises(InputError, match="no sound update") as caught:
+        run_federation(tiny_config, small_cache, tmp_path / "run", observer)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_finished_run_is_not_overwritten(small_cache, tiny_config, tiny_run, observer):
+    with pytest.raises(InputError, match="holds a run already"):
+        run_federation(tiny_config, small_cache, tiny_run, observer)
+
+
+@pytest.mark.parametrize(("name", "value"), [("model", "vnet"), ("strategy", "fedsgd")])
+def test_an_unknown_name_is_refused_before_anything_is_written(
+    name, value, small_cache, tiny_config, tmp_path, observer
+):
+    config = tiny_config.model_copy(update={name: value})
+    with pytest.raises(InputError, match=f"--{name} {value}: unknown; choose one of"):
+        run_federation(config, small_cache, tmp_path / "run", observer)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,47 @@
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cache_schema.errors import InputError
+from training.checkpoint import WEIGHTS_NAME, load_weights, save_weights
+
+STATE = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(7)}
+
+
+def test_weights_come_back_with_their_round(tmp_path):
+    save_weights(tmp_path, STATE, round_number=4)
+    state, round_number = load_weights(tmp_path)
+    assert round_number == 4
+    assert state.keys() == STATE.keys()
+    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
+    assert state["n"].dtype == torch.int64
+
+
+def test_other_programs_can_read_the_weights(tmp_path):
+    save_weights(tmp_path, {"w": STATE["w"].t()}, round_number=1)
+    assert load_file(tmp_path / WEIGHTS_NAME)["w"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+
+
+def test_a_failed_save_leaves_the_old_weights_whole(tmp_path, monkeypatch):
+    save_weights(tmp_path, STATE, round_number=1)
+
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_weights(tmp_path, {"w": torch.zeros(2, 3), "n": torch.tensor(0)}, round_number=2)
+    assert load_weights(tmp_path)[1] == 1
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    save_weights(tmp_path, STATE, round_number=1)
+    path = tmp_path / WEIGHTS_NAME
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(InputError, match=WEIGHTS_NAME):
+        load_weights(tmp_path)
+
+
+def test_a_run_without_weights_is_named(tmp_path):
+    with pytest.raises(InputError, match="first round"):
+        load_weights(tmp_path)

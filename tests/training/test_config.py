@@ -1,0 +1,38 @@
+import json
+
+import pytest
+
+from cache_schema.errors import InputError
+from training.config import TrainConfig, make_config, read_config, write_config
+
+
+def test_defaults_are_those_of_the_paper():
+    config = TrainConfig()
+    assert (config.rounds, config.local_epochs, config.batch_size) == (30, 3, 8)
+    assert (config.learning_rate, config.crop, config.noise_std) == (1e-4, 224, 0.01)
+    assert (config.strategy, config.weights, config.position) == ("fedavg", "imagenet", "2d")
+
+
+def test_settings_come_back_as_they_were_saved(tmp_path):
+    config = make_config(crop=64, target="regions", learning_rate=3e-4)
+    write_config(tmp_path, config)
+    assert read_config(tmp_path) == config
+
+
+def test_all_wrong_options_are_named_at_once():
+    with pytest.raises(InputError) as caught:
+        make_config(crop=100, rounds=0)
+    assert "--crop" in str(caught.value)
+    assert "--rounds" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_settings_is_no_run(tmp_path):
+    with pytest.raises(InputError, match="is not a run"):
+        read_config(tmp_path)
+
+
+def test_a_setting_of_another_release_is_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"crop": 64, "momentum": 0.9}))
+    with pytest.raises(InputError, match="momentum"):
+        read_config(tmp_path)
