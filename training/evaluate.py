@@ -20,6 +20,7 @@ from training.device import choose_device
 from training.metrics import mean_dice, region_dice
 from training.models.initial import initial_model, random_model
 from training.predict import predict_labels
+from training.provenance import require_same_cache
 
 CONVENTION: Final = "brats2020"
 """Empty truths score 1 if the prediction is empty too, else 0; no case is dropped."""
@@ -107,14 +108,15 @@ def evaluate(
         Dice of every region and case.
 
     Raises:
-        InputError: If run or cache cannot be used, or the cache has no test set.
+        InputError: If run or cache cannot be used, do not belong together, or there is no test set.
     """
     config = read_config(run)
-    model, round_number = (initial_model(config), 0) if untrained else trained_model(run, config)
-    model = model.to(choose_device(device))
     dataset = VolumeDataset(cache, split="test")
     if len(dataset) == 0:
         raise InputError(f"{cache} has no test cases; prepare it with a larger --test-fraction")
+    require_same_cache(run, cache, dataset.manifest)
+    model, round_number = (initial_model(config), 0) if untrained else trained_model(run, config)
+    model = model.to(choose_device(device))
     scores = []
     for index in range(len(dataset)):
         volume = dataset[index]

@@ -28,6 +28,7 @@ from training.evaluate import (
     trained_model,
 )
 from training.predict import predict_labels
+from training.provenance import require_same_cache
 from training.runlog import RoundRecord, read_rounds
 from training.show import describe_leakage
 
@@ -59,9 +60,11 @@ def write_report(runs: Sequence[Path], cache: Path, out: Path, *, device: str = 
         device: Where to compute the predictions shown.
 
     Raises:
-        InputError: If a run or the cache cannot be read.
+        InputError: If a run or the cache cannot be read, or a run was trained on another cache.
     """
     manifest = read_manifest(cache)
+    for run in runs:
+        require_same_cache(run, cache, manifest)
     sections = [_section(run, cache, device) for run in runs]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True

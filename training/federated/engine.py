@@ -1,16 +1,14 @@
 """The round loop of a federation inside one process."""
 
 import math
-import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from cache_schema.errors import InputError
-from cache_schema.manifest import Manifest, digest, read_manifest
+from cache_schema.manifest import read_manifest
 from cache_schema.vocabulary import REGIONS
 from training.checkpoint import save_weights
 from training.config import CONFIG_NAME, TrainConfig, write_config
@@ -20,6 +18,7 @@ from training.federated.aggregate import State, Update, find_fault
 from training.federated.client import LocalClients, Trained
 from training.federated.strategies.registry import make_strategy
 from training.models.initial import initial_model
+from training.provenance import write_provenance
 from training.runlog import ClientRecord, Observer, RoundRecord, open_log
 
 
@@ -50,12 +49,13 @@ def run_federation(config: TrainConfig, cache: Path, run: Path, observer: Observ
         raise InputError(f"{cache} has no training slices with --slices {config.slices}")
     _create(run)
     write_config(run, config)
+    write_provenance(run, manifest, device=str(device))
     state: State = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     clients = LocalClients(dataset, model.to(device), config)
     steps = sum(math.ceil(len(dataset.rows_of(k)) / config.batch_size) for k in members)
     observer.started(num_rounds=config.rounds, num_steps=steps * config.local_epochs)
     with open_log(run) as log:
-        log.record("started", **_circumstances(manifest, cache, str(device)))
+        log.record("started", cache=str(cache), clients=members)
         for round_number in range(1, config.rounds + 1):
             start = time.perf_counter()
             records: list[ClientRecord] = []
@@ -116,16 +116,3 @@ def _summary(round_number: int, records: Sequence[ClientRecord], seconds: float)
         seconds=seconds,
         clients=tuple(records),
     )
-
-
-def _circumstances(manifest: Manifest, cache: Path, device: str) -> dict[str, object]:
-    """Describe what a result may depend on besides its settings."""
-    packages = ("torch", "torchvision", "numpy")
-    return {
-        "cache": str(cache.resolve()),
-        "manifest": digest(manifest),
-        "leakage": manifest.leakage.model_dump(),
-        "device": device,
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-    }

@@ -69,7 +69,8 @@ def test_a_run_keeps_settings_log_and_weights(small_cache, tiny_config, tiny_run
     assert state["layers.1.num_batches_tracked"].dtype == torch.int64
     events = [json.loads(line) for line in (tiny_run / "log.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["started", "round", "round", "finished"]
-    assert events[0]["manifest"] == digest(read_manifest(small_cache))
+    provenance = json.loads((tiny_run / "provenance.json").read_text())
+    assert provenance["manifest"] == digest(read_manifest(small_cache))
     assert any((tiny_run / "tensorboard").iterdir())
 
 

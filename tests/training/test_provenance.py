@@ -1,0 +1,23 @@
+import pytest
+
+from cache_schema.errors import InputError
+from cache_schema.manifest import read_manifest
+from training.evaluate import evaluate
+from training.provenance import require_same_cache
+
+
+def test_a_run_belongs_to_the_cache_that_it_was_trained_on(tiny_run, small_cache):
+    require_same_cache(tiny_run, small_cache, read_manifest(small_cache))
+
+
+def test_scores_on_another_partition_are_refused(tiny_run, cache_copy):
+    # The same cases under another seed: its test patients may have been trained on.
+    path = cache_copy / "manifest.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(InputError, match="trained on another cache"):
+        evaluate(tiny_run, cache_copy, on_case=lambda *_: None)
+
+
+def test_a_run_without_provenance_is_named(tmp_path, small_cache):
+    with pytest.raises(InputError, match="is not a run"):
+        require_same_cache(tmp_path, small_cache, read_manifest(small_cache))
