@@ -185,7 +185,7 @@ def prep_scan(
     with _progress("cases") as progress:
         reports = inspect_cases(cases, geometry, _CaseBar(progress), num_workers=workers)
     report = summarise(cases, reports)
-    console.print(*scan_tables(report))
+    console.print(*scan_tables(report), sep="\n")
     if json is not None:
         json.write_text(dumps(report.document(), indent=1, sort_keys=True) + "\n", "utf-8")
 
@@ -283,11 +283,11 @@ def prep_verify(
             ),
         )
     for problem in problems:
-        errors.print(problem, markup=False)
+        console.print(problem, markup=False)
     if problems:
         raise InputError(
-            f"{cache} has {len(problems)} problems; `prep partition` with the options it was made "
-            "with rebuilds what is damaged"
+            f"{cache} has {len(problems)} problem(s), first {problems[0]}; `prep partition` with the "
+            "options it was made with rebuilds what is damaged"
         )
     console.print(f"{cache} agrees with its manifest")
 

@@ -54,9 +54,9 @@ def check_label(voxels: Num[np.ndarray, "i j k"]) -> UInt8[np.ndarray, "i j k"]:
     label: np.ndarray = voxels.astype(np.uint8)
     if not np.array_equal(label, voxels):
         raise CaseError("segmentation has values that are not whole numbers from 0 to 4")
-    # A histogram is several times faster than sorting nine million voxels for their unique values.
-    found = np.flatnonzero(np.bincount(label.ravel(order="K"), minlength=256))
-    foreign = sorted(set(found.tolist()) - {0, *LABELS.values()})
+    # A histogram of the few labelled voxels: sorting nine million for their unique values is slow.
+    found = np.flatnonzero(np.bincount(label[label != 0], minlength=256))
+    foreign = sorted(set(found.tolist()) - set(LABELS.values()))
     if foreign:
         raise CaseError(f"segmentation has labels {foreign}; BraTS 2018 to 2020 use 0, 1, 2, 4")
     return label

@@ -13,20 +13,18 @@ from pipeline.scan import ScanReport
 
 def client_table(manifest: Manifest) -> Table:
     """Show the training cases of each client: counts, mix of grades and sites, label volumes."""
-    table = Table(title="Training cases by client")
-    for heading in ("client", "patients", "cases", "slices"):
-        table.add_column(heading, justify="right")
+    table = Table(title="Training cases by client; label volumes in thousand voxels")
+    for heading in ("client", "pat.", "cases", "slices", *LABELS):
+        table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("grades", "sites"):
         table.add_column(heading, overflow="fold")
-    for label in LABELS:
-        table.add_column(f"{label} kvox", justify="right")
     for record in manifest.partition.clients:
         voxels = record.label_voxels
         table.add_row(
             *(str(n) for n in (record.client, record.patients, record.cases, record.slices)),
+            *(f"{count / 1000:.1f}" for count in (voxels.NEC, voxels.ED, voxels.ET)),
             _mix(record.grades),
             _mix(record.sites),
-            *(f"{count / 1000:.0f}" for count in (voxels.NEC, voxels.ED, voxels.ET)),
         )
     return table
 
@@ -81,7 +79,7 @@ def scan_tables(report: ScanReport) -> tuple[RenderableType, ...]:
         for name, details in entries.items():
             cases.add_row(name, what, ", ".join(details))
     overlaps = [f"{count} patients are in {names}" for names, count in report.overlaps.items()]
-    return cohorts, *overlaps, cases
+    return cohorts, *overlaps, cases if cases.rows else "no faults, repairs or findings"
 
 
 def _mix(counts: Mapping[str, int]) -> str:

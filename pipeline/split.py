@@ -90,9 +90,10 @@ def allocate(
 ) -> dict[Signature, int]:
     """Decide how many patients of each overlap of cohorts are test.
 
-    Every overlap first gives its own fraction, rounded down; then patients are added one at a time,
-    from the overlap furthest below its fraction among those that no cohort is full for. Since the
-    BraTS cohorts are nested, every cohort then has exactly its target.
+    Every overlap first gives its own fraction, rounded down; then patients are added one at a time
+    while no cohort of theirs is full, first from the overlaps of most cohorts, among these from the
+    one furthest below its fraction. Since the BraTS cohorts are nested, every cohort then has
+    exactly its target.
 
     Args:
         sizes: Patients of each overlap.
@@ -108,7 +109,7 @@ def allocate(
         for cohort, count in signature:
             missing[cohort] -= quota * count
     while candidates := [s for s in sorted(sizes) if _fits(s, quotas[s], sizes[s], missing)]:
-        chosen = max(candidates, key=lambda s: fraction * sizes[s] - quotas[s])
+        chosen = max(candidates, key=lambda s: (len(s), fraction * sizes[s] - quotas[s]))
         quotas[chosen] += 1
         for cohort, count in chosen:
             missing[cohort] -= count

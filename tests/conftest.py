@@ -1,0 +1,75 @@
+"""A small phantom of the three archives and a cache made of it, shared by all tests; never write to them."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cache_schema.manifest import Options, write_manifest
+from pipeline.assemble import assemble_manifest
+from pipeline.phantom.archives import write_phantom
+from pipeline.plan import Plan, make_plan
+from pipeline.shard_task import make_shard
+
+# Three sides that differ, so that a mixed-up axis shows.
+SHAPE = (24, 20, 17)
+OPTIONS = Options(
+    clients=2,
+    alpha=1.0,
+    seed=0,
+    test_fraction=0.2,
+    protocol="patient",
+    skew="quantity",
+    min_cases=1,
+    missing="refuse",
+    bias_correct=False,
+    normalize="zscore",
+    geometry="any",
+    shard_cases=3,
+)
+
+
+@pytest.fixture(scope="session")
+def small_options() -> Options:
+    return OPTIONS
+
+
+@pytest.fixture(scope="session")
+def small_tree(tmp_path_factory) -> Path:
+    """Six people in 5, 5 and 6 cases of 2018, 2019 and 2020; every volume is 24 x 20 x 17 voxels."""
+    tree = tmp_path_factory.mktemp("small") / "data"
+    write_phantom(tree, num_patients=6, shape=SHAPE)
+    return tree
+
+
+@pytest.fixture(scope="session")
+def small_plan(small_tree) -> Plan:
+    return make_plan([small_tree], OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def small_cache(small_plan, tmp_path_factory) -> Path:
+    """The phantom prepared without Dask for two clients: eight shards of at most three cases."""
+    cache = tmp_path_factory.mktemp("prepared") / "cache"
+    outcomes = [
+        make_shard(shard, cache, small_plan.preprocessing, lambda _: None)
+        for shard in small_plan.shards
+    ]
+    write_manifest(cache, assemble_manifest(small_plan, outcomes))
+    return cache
+
+
+@pytest.fixture
+def cache_copy(small_cache, tmp_path) -> Path:
+    """A copy of the small cache that a test may damage."""
+    return Path(shutil.copytree(small_cache, tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the six real scans and the true name mapping; the test is skipped without it."""
+    place = os.environ.get("FEDUNETMM_REAL_DATA")
+    if not place:
+        pytest.skip("FEDUNETMM_REAL_DATA is not set")
+    return Path(place)

@@ -1,0 +1,244 @@
+"""One case to its slices: right axes, right planes, right numbers."""
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from pipeline.case import Preprocessing, prepare_case, read_sources, source_key
+from pipeline.cohorts import Case
+from pipeline.quality import CaseError
+
+MODALITIES = ("t1", "t1ce", "t2", "flair")
+SHAPE = (5, 7, 6)
+AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
+SETTINGS = Preprocessing("zscore", bias_correct=False, geometry="any", plane=(5, 7))
+CASE = Case("BraTS20_Training_001", "brats2020", Path(), {}, "CBICA_AAB_1", "HGG", "CBICA")
+
+
+def nifti(voxels: np.ndarray, affine: np.ndarray = AFFINE) -> bytes:
+    return gzip.compress(nib.Nifti1Image(voxels, affine).to_bytes(), 1)
+
+
+def volumes() -> dict[str, np.ndarray]:
+    """Four modalities with brain in the planes z = 1 to 4, of flair alone in z = 1, and a lesion."""
+    generator = np.random.default_rng(0)
+    images = {}
+    for number, name in enumerate(MODALITIES):
+        image = np.zeros(SHAPE, np.int16)
+        first = 1 if name == "flair" else 2
+        image[1:4, 2:6, first:5] = generator.integers(100, 900, (3, 4, 5 - first)) + number
+        images[name] = image
+    seg = np.zeros(SHAPE, np.uint8)
+    seg[1, 2, 2], seg[2, 3:5, 3], seg[3, 5, 4] = 1, 2, 4
+    return images | {"seg": seg}
+
+
+def sources(**changes: np.ndarray | bytes | None) -> dict[str, bytes]:
+    """The files of the case; a change of None takes a file away."""
+    files = {**volumes(), **changes}
+    return {
+        role: content if isinstance(content, bytes) else nifti(content)
+        for role, content in files.items()
+        if content is not None
+    }
+
+
+def test_height_is_the_first_and_width_the_second_voxel_axis():
+    images = volumes()
+    prepared = prepare_case(CASE, sources(), SETTINGS)
+    assert prepared.image.shape == (4, 4, 5, 7)
+    for row, z in enumerate(prepared.z):
+        np.testing.assert_array_equal(prepared.label[row], images["seg"][:, :, z])
+        for channel, name in enumerate(MODALITIES):
+            plane = images[name][:, :, z]
+            np.testing.assert_array_equal(prepared.image[row, channel] != 0, plane != 0)
+
+
+def test_values_are_those_of_a_plain_zscore():
+    prepared = prepare_case(CASE, sources(), SETTINGS)
+    for channel, name in enumerate(MODALITIES):
+        image = volumes()[name].astype(np.float64)
+        inside = image[image != 0]
+        expected = np.where(image != 0, (image - inside.mean()) / inside.std(), 0)
+        np.testing.assert_array_equal(
+            prepared.image[:, channel].transpose(1, 2, 0), expected[:, :, 1:5].astype(np.float16)
+        )
+        assert prepared.mean[channel] == pytest.approx(inside.mean())
+        assert prepared.std[channel] == pytest.approx(inside.std())
+
+
+def test_every_plane_with_brain_in_any_modality_is_kept():
+    assert prepare_case(CASE, sources(), SETTINGS).z.tolist() == [1, 2, 3, 4]
+
+
+def test_an_empty_plane_between_planes_with_brain_is_not_kept():
+    images = {name: image for name, image in volumes().items() if name != "seg"}
+    for image in images.values():
+        image[:, :, 2] = 0
+    seg = volumes()["seg"]
+    seg[:, :, 2] = 0
+    prepared = prepare_case(CASE, sources(**images, seg=seg), SETTINGS)
+    assert prepared.z.tolist() == [1, 3, 4]
+    np.testing.assert_array_equal(prepared.label[1], seg[:, :, 3])
+
+
+def test_a_plane_with_labels_but_no_brain_is_kept_and_noted():
+    seg = volumes()["seg"]
+    seg[0, 0, 5] = 2
+    prepared = prepare_case(CASE, sources(seg=seg), SETTINGS)
+    assert prepared.z.tolist() == [1, 2, 3, 4, 5]
+    assert prepared.findings == "1 label voxels outside the brain"
+
+
+def test_labels_in_one_modalitys_brain_are_not_outside():
+    assert prepare_case(CASE, sources(), SETTINGS).findings == ""
+
+
+def test_a_larger_plane_is_padded_at_the_high_end():
+    settings = replace(SETTINGS, plane=(9, 8))
+    padded = prepare_case(CASE, sources(), settings)
+    plain = prepare_case(CASE, sources(), SETTINGS)
+    assert padded.image.shape == (4, 4, 9, 8)
+    np.testing.assert_array_equal(padded.image[..., :5, :7], plain.image)
+    np.testing.assert_array_equal(padded.label[:, :5, :7], plain.label)
+    assert not padded.image[..., 5:, :].any()
+    assert not padded.image[..., 7:].any()
+    assert padded.shape == SHAPE
+
+
+def test_a_plane_that_is_too_small_is_refused():
+    for plane in ((4, 7), (5, 6)):
+        with pytest.raises(CaseError, match=r"plane \(5, 7\) does not fit"):
+            prepare_case(CASE, sources(), replace(SETTINGS, plane=plane))
+
+
+def test_an_absent_modality_is_zeros_and_flagged():
+    prepared = prepare_case(CASE, sources(t1ce=None), SETTINGS)
+    assert prepared.present == (True, False, True, True)
+    assert not prepared.image[:, 1].any()
+    assert prepared.image[:, 2].any()
+    assert (prepared.mean[1], prepared.std[1]) == (0.0, 1.0)
+
+
+def test_the_affine_and_who_it_is_are_carried_along():
+    prepared = prepare_case(CASE, sources(), SETTINGS)
+    np.testing.assert_array_equal(prepared.affine, AFFINE)
+    named = (prepared.case_id, prepared.patient_id, prepared.cohort, prepared.grade, prepared.site)
+    assert named == ("BraTS20_Training_001", "CBICA_AAB_1", "brats2020", "HGG", "CBICA")
+
+
+def test_a_volume_is_restored_from_its_slices():
+    prepared = prepare_case(CASE, sources(), replace(SETTINGS, plane=(6, 8)))
+    height, width, depth = prepared.shape
+    volume = np.zeros((height, width, depth), np.uint8)
+    volume[:, :, prepared.z] = prepared.label[:, :height, :width].transpose(1, 2, 0)
+    np.testing.assert_array_equal(volume, volumes()["seg"])
+
+
+def test_percentile_clips_before_it_scales():
+    image = volumes()["t2"]
+    image[2, 3, 3] = 20000
+    inside = image[image != 0].astype(np.float64)
+    low, high = np.percentile(inside, [0.5, 99.5])
+    clipped = np.clip(inside, low, high)
+    prepared = prepare_case(CASE, sources(t2=image), replace(SETTINGS, normalize="percentile"))
+    assert prepared.mean[2] == pytest.approx(clipped.mean())
+    assert prepared.image[2, 2, 2, 3] == np.float16((high - clipped.mean()) / clipped.std())
+
+
+def test_bias_correction_changes_values_but_not_the_background():
+    generator = np.random.default_rng(0)
+    image = np.zeros((20, 18, 16), np.int16)
+    image[3:17, 3:15, 2:14] = generator.integers(400, 500, (14, 12, 12))
+    image[3:17] = (image[3:17] * np.linspace(1, 2, 14)[:, None, None]).astype(np.int16)
+    seg = np.zeros((20, 18, 16), np.uint8)
+    files = {name: nifti(image) for name in MODALITIES} | {"seg": nifti(seg)}
+    plain = prepare_case(CASE, files, replace(SETTINGS, plane=(20, 18)))
+    settings = replace(SETTINGS, plane=(20, 18), bias_correct=True)
+    corrected = prepare_case(CASE, files, settings)
+    assert not np.array_equal(plain.image, corrected.image)
+    assert not corrected.image[:, 0][image.transpose(2, 0, 1)[plain.z] == 0].any()
+    drift = [
+        abs(c.image[:, 0, 3:9].mean() - c.image[:, 0, 11:17].mean()) for c in (plain, corrected)
+    ]
+    assert drift[1] < 0.5 * drift[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"t2": np.zeros(SHAPE, np.int16)}, "t2 is empty"),
+        ({"t1ce": np.full(SHAPE, 7, np.int16)}, "t1ce is constant"),
+        ({"flair": np.full(SHAPE, np.nan, np.float32)}, "flair has voxels that are not finite"),
+        ({"seg": np.full(SHAPE, 3, np.uint8)}, r"labels \[3\]"),
+        ({"t1": np.ones((7, 5, 6), np.int16)}, r"t1 has shape \(7, 5, 6\), seg \(5, 7, 6\)"),
+        ({"t1": nifti(volumes()["t1"], np.eye(4))}, "t1 and seg have different affines"),
+        ({"flair": nifti(volumes()["flair"])[:-20]}, "flair not a readable NIfTI file"),
+        ({"seg": nifti(volumes()["seg"])[:60]}, "seg not a readable NIfTI file"),
+    ],
+)
+def test_a_fault_names_its_file(fault, message):
+    with pytest.raises(CaseError, match=message):
+        prepare_case(CASE, sources(**fault), SETTINGS)
+
+
+def test_an_empty_modality_is_named_even_when_n4_runs_first():
+    empty = np.zeros((20, 18, 16), np.int16)
+    full = np.random.default_rng(0).integers(400, 500, empty.shape).astype(np.int16)
+    files = {"t1": empty, "t1ce": full, "t2": full, "flair": full, "seg": empty.astype(np.uint8)}
+    settings = replace(SETTINGS, plane=(20, 18), bias_correct=True)
+    with pytest.raises(CaseError, match="t1 is empty"):
+        prepare_case(CASE, {name: nifti(image) for name, image in files.items()}, settings)
+
+
+def test_a_fourth_axis_of_length_one_is_no_fault():
+    plain = prepare_case(CASE, sources(), SETTINGS)
+    four = prepare_case(CASE, sources(t1=volumes()["t1"][..., None]), SETTINGS)
+    np.testing.assert_array_equal(four.image, plain.image)
+
+
+def test_compression_does_not_matter_to_the_voxels_but_to_the_key():
+    packed = sources()
+    plain = {role: gzip.decompress(content) for role, content in packed.items()}
+    first, second = (prepare_case(CASE, files, SETTINGS) for files in (packed, plain))
+    np.testing.assert_array_equal(first.image, second.image)
+    assert first.key == source_key(packed) != second.key
+
+
+def test_the_key_depends_on_content_and_role_alone():
+    files = sources()
+    assert source_key(dict(reversed(files.items()))) == source_key(files)
+    swapped = {**files, "t1": files["t2"], "t2": files["t1"]}
+    assert source_key(swapped) != source_key(files)
+
+
+def test_the_fingerprint_depends_on_every_parameter():
+    others = [
+        replace(SETTINGS, normalize="percentile"),
+        replace(SETTINGS, bias_correct=True),
+        replace(SETTINGS, geometry="brats"),
+        replace(SETTINGS, plane=(7, 5)),
+    ]
+    assert len({settings.fingerprint for settings in (SETTINGS, *others)}) == 5
+    assert replace(SETTINGS).fingerprint == SETTINGS.fingerprint
+
+
+def test_sources_are_read_as_they_lie_on_disk(tmp_path):
+    for role in ("seg", "t1"):
+        (tmp_path / role).write_bytes(role.encode())
+    case = replace(CASE, files={role: tmp_path / role for role in ("t1", "seg")})
+    assert read_sources(case) == {"t1": b"t1", "seg": b"seg"}
+
+
+def test_a_case_without_segmentation_is_refused(tmp_path):
+    with pytest.raises(CaseError, match="no segmentation file"):
+        read_sources(replace(CASE, files={"t1": tmp_path / "t1"}))
+
+
+def test_a_file_that_vanished_is_named(tmp_path):
+    with pytest.raises(CaseError, match=r"seg\.nii cannot be read \(No such file"):
+        read_sources(replace(CASE, files={"seg": tmp_path / "seg.nii"}))

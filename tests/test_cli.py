@@ -1,0 +1,230 @@
+"""The console commands from outside: exit codes, and one clear line on stderr when it fails."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+SMALL = ("--geometry", "any", "--workers", "1")
+UNTRAINED = ("--weights", "none", "--rounds", "1", "--local-epochs", "1")
+
+
+def run(command: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run `prep` or `train` in a fresh interpreter, as their console scripts do."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import cli; cli.run_{command}()", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def assert_fails(result: subprocess.CompletedProcess[str], *mentions: object) -> None:
+    """Hold a failure against the contract: exit code 1, one line that names what is wrong."""
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.stderr.startswith("error: ")
+    for mention in mentions:
+        assert str(mention) in result.stderr
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def case_file(archives: Path, case_id: str, modality: str) -> Path:
+    (path,) = archives.rglob(f"{case_id}_{modality}.nii.gz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """Make the archives of four synthetic patients."""
+    folder = tmp_path_factory.mktemp("phantom")
+    size = ("--patients", 4, "--shape", 24, 20, 16)
+    result = run("prep", "phantom", "data", *size, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def cache(archives, tmp_path_factory):
+    """Make a finished cache of two clients, to be read only."""
+    folder = tmp_path_factory.mktemp("prepared")
+    result = run("prep", "partition", archives, "--clients", 2, *SMALL, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return folder / "cache"
+
+
+@pytest.fixture
+def archives_copy(archives, tmp_path):
+    """Make archives that a test may damage."""
+    return Path(shutil.copytree(archives, tmp_path / "damaged"))
+
+
+@pytest.fixture
+def cache_copy(cache, tmp_path):
+    """Make a cache that a test may damage."""
+    return Path(shutil.copytree(cache, tmp_path / "cache"))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("command", ["prep", "train"])
+def test_help_is_no_failure(command, tmp_path):
+    result = run(command, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "--debug" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [("scan", "--nonsense"), ("partition", "--clients", "many"), ("nonsense",)]
+)
+def test_wrong_usage_exits_with_2(arguments, tmp_path):
+    assert run("prep", *arguments, cwd=tmp_path).returncode == 2
+
+
+def test_a_folder_without_cases_is_named(tmp_path):
+    (tmp_path / "holiday-pictures").mkdir()
+    result = run("prep", "partition", "holiday-pictures", cwd=tmp_path)
+    assert_fails(result, "holiday-pictures", "no BraTS case")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_root_that_does_not_exist_is_named(tmp_path):
+    assert_fails(run("prep", "scan", "nowhere", cwd=tmp_path), "nowhere")
+
+
+def test_the_default_root_is_data(tmp_path):
+    assert_fails(run("prep", "partition", cwd=tmp_path), "data is not a folder")
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_a_folder_without_manifest_is_no_cache(command, tmp_path):
+    result = run("prep", command, tmp_path, cwd=tmp_path)
+    assert_fails(result, tmp_path, "manifest.json", "prep partition")
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_a_manifest_of_a_newer_version_is_refused_by_its_number(command, cache_copy, tmp_path):
+    manifest = cache_copy / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 7}))
+    assert_fails(run("prep", command, cache_copy, cwd=tmp_path), manifest, "version 7")
+
+
+def test_a_finished_cache_agrees_with_its_manifest(cache, tmp_path):
+    result = run("prep", "verify", "--deep", cache, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    result = run("prep", "show", cache, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "brats2019" in result.stdout
+
+
+@pytest.mark.parametrize("depth", [(), ("--deep",)])
+def test_a_truncated_shard_is_named(depth, cache_copy, tmp_path):
+    truncate(cache_copy / "clients/client-01/shard-000.h5")
+    result = run("prep", "verify", *depth, cache_copy, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "clients/client-01/shard-000.h5" in result.stderr
+    assert "clients/client-00/shard-000.h5" not in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_more_clients_than_patients_are_refused_with_both_numbers(archives, tmp_path):
+    result = run("prep", "partition", archives, "--clients", 9, *SMALL, cwd=tmp_path)
+    assert_fails(result, "--clients 9", "4 training patients")
+    assert files(tmp_path) == set()
+
+
+def test_debug_shows_where_it_failed(tmp_path):
+    result = run("prep", "show", "nowhere", "--debug", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_absent_modalities_are_refused_naming_the_case(archives_copy, tmp_path):
+    case_file(archives_copy, "BraTS20_Training_002", "t1ce").unlink()
+    result = run("prep", "partition", archives_copy, "--clients", 2, *SMALL, cwd=tmp_path)
+    assert_fails(result, "BraTS20_Training_002 (t1ce)", "--missing zero")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_corrupt_case_is_quarantined_and_the_rest_go_on(archives_copy, tmp_path):
+    truncate(case_file(archives_copy, "BraTS20_Training_002", "t2"))
+    command = ("partition", archives_copy, "--clients", 2, *SMALL)
+    result = run("prep", *command, cwd=tmp_path)
+    assert result.returncode == 3, result.stdout + result.stderr
+    assert result.stderr.startswith("quarantined BraTS20_Training_002: t2 ")
+    manifest = json.loads((tmp_path / "cache/manifest.json").read_text())
+    assert [entry["case_id"] for entry in manifest["quarantined"]] == ["BraTS20_Training_002"]
+    assert run("prep", *command, "--allow-quarantined", cwd=tmp_path).returncode == 0
+
+
+def test_archives_of_another_geometry_are_refused_by_default(archives, tmp_path):
+    result = run("prep", "partition", archives, "--clients", 2, "--workers", 1, cwd=tmp_path)
+    assert_fails(result, "every case was quarantined", "--geometry any")
+    assert not (tmp_path / "cache/manifest.json").exists()
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(archives, tmp_path):
+    command = ("partition", archives, "--clients", 2, *SMALL)
+    result = run("prep", *command, "--dry-run", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "clients/client-01" in result.stdout
+    assert files(tmp_path) == set()
+
+
+def test_a_scan_writes_its_report_and_nothing_else(archives, tmp_path):
+    result = run("prep", "scan", archives, *SMALL, "--json", "report.json", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert files(tmp_path) == {"report.json"}
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["patients"] == 4
+    assert report["faults"] == {}
+    assert report["overlaps"]["brats2019+brats2020"] == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "known"),
+    [("--model", "alexnet", "unetmm"), ("--strategy", "fedmagic", "fedavg")],
+)
+def test_an_unknown_name_is_refused_with_those_that_there_are(
+    option, value, known, cache, tmp_path
+):
+    result = run("train", "fed", "--cache", cache, *UNTRAINED, option, value, cwd=tmp_path)
+    assert_fails(result, option, value, known)
+
+
+@pytest.mark.parametrize("crop", ["48", "0"])
+def test_a_crop_must_be_a_multiple_of_32(crop, cache, tmp_path):
+    result = run("train", "fed", "--cache", cache, *UNTRAINED, "--crop", crop, cwd=tmp_path)
+    assert_fails(result, "--crop")
+
+
+def test_training_needs_a_finished_cache(tmp_path):
+    result = run("train", "fed", "--cache", "nowhere", *UNTRAINED, cwd=tmp_path)
+    assert_fails(result, "nowhere", "manifest.json", "prep partition")
+
+
+def test_training_names_a_truncated_shard(cache_copy, tmp_path):
+    truncate(cache_copy / "clients/client-01/shard-000.h5")
+    result = run("train", "fed", "--cache", cache_copy, *UNTRAINED, "--crop", 32, cwd=tmp_path)
+    assert_fails(result, "clients/client-01/shard-000.h5", "prep verify")
+
+
+def test_only_a_run_can_be_evaluated(cache, tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = run("train", "eval", "empty", "--cache", cache, cwd=tmp_path)
+    assert_fails(result, "empty", "train fed")
