@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge
@@ -312,6 +312,7 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"modalities: {manifest.modalities} instead of {MODALITIES}"
     yield from _case_contradictions(manifest)
     yield from _shard_contradictions(manifest)
+    yield from _count_contradictions(manifest)
     yield from _leak_contradictions(manifest)
 
 
@@ -333,13 +334,27 @@ def _shard_contradictions(manifest: Manifest) -> Iterator[str]:
     for case in manifest.cases:
         rows[case.shard] += case.num_slices
         owners.setdefault(case.shard, set()).add((case.split, case.client))
-    listed = {shard.path for shard in manifest.shards}
-    yield from (f"shards: {path} is not listed" for path in sorted(rows.keys() - listed))
+    listed = Counter(shard.path for shard in manifest.shards)
+    yield from (f"shards: {path} is listed {n} times" for path, n in listed.items() if n > 1)
+    yield from (
+        f"shards: {path} does not lie inside the cache"
+        for path in listed
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
+    )
+    yield from (f"shards: {path} is not listed" for path in sorted(rows.keys() - listed.keys()))
     for shard in manifest.shards:
         if shard.rows != rows[shard.path]:
             yield f"shards: {shard.path} has {shard.rows} rows, its cases have {rows[shard.path]}"
         if len(owners.get(shard.path, ())) > 1:
             yield f"shards: {shard.path} mixes clients or splits"
+
+
+def _count_contradictions(manifest: Manifest) -> Iterator[str]:
+    counted = count_cohorts(manifest.cases)
+    for cohort in sorted(counted.keys() | manifest.cohorts.keys()):
+        recorded, found = manifest.cohorts.get(cohort), counted.get(cohort)
+        if recorded != found:
+            yield f"cohorts: {cohort} is recorded as {recorded}, the cases show {found}"
 
 
 def _leak_contradictions(manifest: Manifest) -> Iterator[str]:
@@ -355,6 +370,20 @@ def _leak_contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"leakage: {manifest.leakage.also_in_training} recorded, the cases show {leaked}"
     if leaked and manifest.options.protocol == "patient":
         yield f"leakage: {leaked} test patients are in training under protocol patient"
+
+
+def count_cohorts(cases: tuple[CaseRecord, ...]) -> dict[Cohort, CohortRecord]:
+    """Count cases, patients and test cases of every cohort that has a case."""
+    records: dict[Cohort, CohortRecord] = {}
+    for cohort in COHORTS:
+        own = [case for case in cases if case.cohort == cohort]
+        if own:
+            records[cohort] = CohortRecord(
+                cases=len(own),
+                patients=len({case.patient_id for case in own}),
+                test_cases=sum(case.split == "test" for case in own),
+            )
+    return records
 
 
 def count_leakage(

@@ -25,6 +25,8 @@ from cache_schema.vocabulary import LABEL_CONVENTION, MODALITIES
 SCHEMA_NAME: Final = "fedunetmm-shard"
 SCHEMA_VERSION: Final = 1
 PARTIAL_SUFFIX: Final = ".partial"
+TEST_CLIENT: Final = -1
+"""What a shard of the test set has for its client attribute."""
 
 ROW_COLUMNS: Final = {"case_index": np.int32, "z": np.int32}
 NUMBER_COLUMNS: Final[dict[str, tuple[type, tuple[int, ...]]]] = {
@@ -133,14 +135,17 @@ class ShardWriter:
         self._partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
         self._entries: list[dict[str, Any]] = []
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = h5py.File(self._partial, "w")
+        # Without a chunk cache every chunk is written when it is assigned. With one it is written when
+        # h5py's dataset object dies, which a sampling profiler such as Dask's can put off: same
+        # content, other bytes.
+        self._file = h5py.File(self._partial, "w", rdcc_nbytes=0)
         self._file.attrs.update(
             schema=SCHEMA_NAME,
             schema_version=SCHEMA_VERSION,
             label_convention=LABEL_CONVENTION,
             modalities=list(MODALITIES),
             fingerprint=fingerprint,
-            client=-1 if client is None else client,
+            client=TEST_CLIENT if client is None else client,
         )
         self._create_tables(plane)
 
@@ -271,6 +276,7 @@ class ShardReader:
         """Give this process's handle and turn any HDF5 failure into one line that names the shard."""
         try:
             if self._file is None or self._pid != os.getpid():
+                self.close()
                 self._file = _open(self.path)
                 self._pid = os.getpid()
             yield self._file
@@ -360,6 +366,11 @@ def _open(path: Path) -> Any:  # noqa: ANN401
         raise InputError(
             f"{path} has shard schema version {version}, this release reads {SCHEMA_VERSION}; "
             "install the release that wrote it or prepare the cache again"
+        )
+    convention = file.attrs["label_convention"]
+    if convention != LABEL_CONVENTION:
+        raise InputError(
+            f"{path} has labels of convention {convention}, this release reads {LABEL_CONVENTION}"
         )
     return file
 

@@ -8,7 +8,7 @@ import numpy as np
 from cache_schema.errors import InputError
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
 from cache_schema.manifest import CaseRecord, Manifest, ShardRecord, read_manifest
-from cache_schema.shard import CaseEntry, ShardReader, count_label_voxels, digest
+from cache_schema.shard import TEST_CLIENT, CaseEntry, ShardReader, count_label_voxels, digest
 from cache_schema.vocabulary import LABELS
 
 
@@ -19,8 +19,7 @@ def verify_cache(
 
     Args:
         cache: A finished cache.
-        deep: Also decode every slice and compare labels, counts and background with what the
-            tables say.
+        deep: Also decode every slice and compare tables, labels and counts with the manifest.
         on_shard: Told each shard's path before it is looked at, and their number.
 
     Returns:
@@ -64,17 +63,30 @@ def _shard_problems(
 def _table_problems(
     name: str, reader: ShardReader, manifest: Manifest, cases: dict[str, CaseRecord]
 ) -> Iterator[str]:
-    if reader.attributes["fingerprint"] != manifest.fingerprint:
+    attributes = reader.attributes
+    if attributes.get("fingerprint") != manifest.fingerprint:
         yield f"{name}: was made with other preprocessing"
+    owners = {TEST_CLIENT if case.client is None else case.client for case in cases.values()}
+    if {attributes.get("client")} != owners:
+        yield f"{name}: belongs to client {attributes.get('client')}, not to {sorted(owners)}"
+    voxels = reader.column("label_voxels")
     stored = {entry.case_id: entry for entry in reader.cases()}
     for case_id in sorted(stored.keys() ^ cases.keys()):
         yield f"{name}: {case_id} is only in the {'shard' if case_id in stored else 'manifest'}"
     for case_id in sorted(stored.keys() & cases.keys()):
         entry, case = stored[case_id], cases[case_id]
-        if entry.stop_row - entry.first_row != case.num_slices:
-            yield f"{name}: {case_id} has {entry.stop_row - entry.first_row} slices, not {case.num_slices}"
-        if entry.patient_id != case.patient_id:
-            yield f"{name}: {case_id} names patient {entry.patient_id}, not {case.patient_id}"
+        yield from (f"{name}: {case_id} {text}" for text in _case_differences(entry, case))
+        counts = voxels[entry.first_row : entry.stop_row].sum(axis=0).tolist()
+        if counts != list(case.label_voxels.model_dump().values()):
+            yield f"{name}: {case_id} has {counts} label voxels, not as in the manifest"
+
+
+def _case_differences(entry: CaseEntry, case: CaseRecord) -> Iterator[str]:
+    if entry.stop_row - entry.first_row != case.num_slices:
+        yield f"has {entry.stop_row - entry.first_row} slices, not {case.num_slices}"
+    for field in ("patient_id", "cohort", "grade", "site", "key", "present"):
+        if getattr(entry, field) != getattr(case, field):
+            yield f"has {field} {getattr(entry, field)}, not {getattr(case, field)}"
 
 
 def _slice_problems(name: str, reader: ShardReader, entry: CaseEntry) -> Iterator[str]:

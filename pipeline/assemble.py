@@ -7,15 +7,15 @@ from cache_schema.manifest import (
     SCHEMA_VERSION,
     CaseRecord,
     ClientRecord,
-    CohortRecord,
     LabelVoxels,
     Manifest,
     PartitionRecord,
     Quarantined,
     Repair,
+    count_cohorts,
     count_leakage,
 )
-from cache_schema.vocabulary import COHORTS, LABEL_CONVENTION, MODALITIES
+from cache_schema.vocabulary import LABEL_CONVENTION, MODALITIES
 from pipeline.plan import Plan
 from pipeline.shard_task import ShardOutcome
 
@@ -46,11 +46,7 @@ def assemble_manifest(plan: Plan, outcomes: Sequence[ShardOutcome]) -> Manifest:
         fingerprint=plan.preprocessing.fingerprint,
         plane=plan.preprocessing.plane,
         options=plan.options,
-        cohorts={
-            cohort: _cohort_record([case for case in cases if case.cohort == cohort])
-            for cohort in COHORTS
-            if any(case.cohort == cohort for case in cases)
-        },
+        cohorts=count_cohorts(cases),
         cases=cases,
         shards=tuple(sorted(shards, key=lambda shard: shard.path)),
         partition=_partition_record(plan, cases),
@@ -61,14 +57,6 @@ def assemble_manifest(plan: Plan, outcomes: Sequence[ShardOutcome]) -> Manifest:
             for action in case.repairs
         ),
         quarantined=tuple(sorted(quarantined, key=lambda entry: entry.case_id)),
-    )
-
-
-def _cohort_record(cases: Sequence[CaseRecord]) -> CohortRecord:
-    return CohortRecord(
-        cases=len(cases),
-        patients=len({case.patient_id for case in cases}),
-        test_cases=sum(case.split == "test" for case in cases),
     )
 
 

@@ -104,6 +104,7 @@ def discover(roots: Sequence[Path]) -> Inventory:
             f"no BraTS case under {names}: expected folders named Brats18_*, BraTS19_* or "
             "BraTS20_Training_*; give the folder that holds the unpacked archives"
         )
+    tables.sort()
     survival = tuple(path for path in tables if path.name.lower().startswith("survival"))
     return Inventory(
         cases=tuple(
@@ -122,10 +123,10 @@ def _walk(roots: Sequence[Path]) -> list[tuple[Path, list[str]]]:
             raise InputError(f"{root} is not a folder; give the folder that holds the archives")
         for name, folders, files in os.walk(root, followlinks=True):
             folder = Path(name)
-            if _identify(folder.name) is not None:
+            # The same folder may be reached from two roots, or again and again through a link.
+            if _identify(folder.name) is not None or folder.resolve() in found:
                 folders.clear()
             folders.sort()
-            # The same folder may be reached from two roots or through a link.
             found.setdefault(folder.resolve(), (folder, sorted(files)))
     return list(found.values())
 
@@ -200,7 +201,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            rows = list(csv.DictReader(line for line in file if line.strip()))
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 text ({error.reason}); save it as CSV in UTF-8"

@@ -43,9 +43,9 @@ def zscore(values: Num[np.ndarray, " voxel"]) -> Scaling:
     if values.size == 0:
         raise NormalizationError("is empty: every voxel is 0")
     exact = values.astype(np.float64)
-    mean, std = float(exact.mean()), float(exact.std())
-    if not np.isfinite(std):
+    if not np.isfinite(exact).all():
         raise NormalizationError("has voxels that are not finite")
+    mean, std = float(exact.mean()), float(exact.std())
     if std == 0.0:
         raise NormalizationError("is constant inside the brain")
     return Scaling(mean, std)

@@ -19,6 +19,10 @@ SKEWS: Final[dict[str, Callable[[Case], str]]] = {
 """The category of a patient's case within which patients are dealt by one draw of proportions."""
 
 
+MAX_ALPHA: Final = 1e6
+"""Clients are equal long before; far above, the draw overflows."""
+
+
 @dataclass(frozen=True)
 class Partition:
     """Who got whom.
@@ -47,9 +51,9 @@ def partition_patients(
 
     For each category of the skew draw $q \sim \mathrm{Dirichlet}(\alpha \mathbf{1}_N)$, shuffle its
     patients and give client k about $q_k M$ of them; largest remainders make the counts sum to M.
-    With `quantity` there is one category: section 3.1 of the paper. A draw leaves some client of 20
-    without patients in about one seed of ten, so the fewest patients are then moved from the
-    largest clients, without drawing again.
+    With `quantity` there is one category: section 3.1 of the paper. A draw for 20 clients and alpha
+    1 often leaves one without patients, so the fewest patients are then moved from the largest
+    clients, without drawing again.
 
     Args:
         cases: Training cases, with patients; all cases of a patient go to one client.
@@ -90,8 +94,8 @@ def partition_patients(
 def _check(patients: int, cases: int, num_clients: int, alpha: float, min_cases: int) -> None:
     if num_clients < 1:
         raise InputError(f"--clients {num_clients} is not at least 1")
-    if not (np.isfinite(alpha) and alpha > 0):
-        raise InputError(f"--alpha {alpha} is not a positive number")
+    if not 0 < alpha <= MAX_ALPHA:
+        raise InputError(f"--alpha {alpha} is not above 0 and at most {MAX_ALPHA:g}")
     if min_cases < 0:
         raise InputError(f"--min-cases {min_cases} is negative")
     if min_cases > 0 and num_clients > patients:
@@ -129,17 +133,22 @@ def _repair(
     """Move patients from the largest clients until every client has `min_cases` cases."""
     sizes = [sum(num_cases[patient] for patient in client) for client in clients]
     moves: list[Move] = []
+
+    def movable(client: int) -> list[str]:
+        spare = sizes[client] - min_cases
+        return [name for name in clients[client] if num_cases[name] <= spare]
+
     for target in range(len(clients)):
         while sizes[target] < min_cases:
-            source = max(range(len(clients)), key=lambda k: (sizes[k], -k))
-            spare = sizes[source] - min_cases
-            movable = [name for name in clients[source] if num_cases[name] <= spare]
-            if source == target or not movable:
+            giving = [(sizes[k], -k, k) for k in range(len(clients)) if k != target and movable(k)]
+            if not giving:
                 raise InputError(
-                    f"--min-cases {min_cases} cannot be met for {len(clients)} clients: the largest "
-                    f"has {sizes[source]} cases and can give none away; lower --min-cases or --clients"
+                    f"--min-cases {min_cases} cannot be met for {len(clients)} clients: no client can "
+                    "give a patient away and keep that many; lower --min-cases or --clients"
                 )
-            patient = max(movable, key=lambda name: (num_cases[name], name))
+            source = max(giving)[2]
+            # Client lists are in seeded random order, so the first of the largest is a fair choice.
+            patient = max(movable(source), key=lambda name: num_cases[name])
             clients[source].remove(patient)
             clients[target].append(patient)
             sizes[source] -= num_cases[patient]

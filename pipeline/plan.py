@@ -127,8 +127,8 @@ def _client_shards(
     training: Sequence[Case], partition: Partition, shard_cases: int
 ) -> list[ShardPlan]:
     shards = []
-    for client, patients in enumerate(partition.patients):
-        owned = [case for case in training if case.patient_id in set(patients)]
+    for client, patients in enumerate(map(frozenset, partition.patients)):
+        owned = [case for case in training if case.patient_id in patients]
         for number, chunk in enumerate(_chunks(owned, shard_cases)):
             shards.append(ShardPlan(client_shard(client, number), client, chunk))
     return shards

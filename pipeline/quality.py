@@ -51,7 +51,8 @@ def check_label(voxels: Num[np.ndarray, "i j k"]) -> UInt8[np.ndarray, "i j k"]:
     Raises:
         CaseError: If it holds values other than 0, 1, 2 and 4. A 3 is a label of another year.
     """
-    label: np.ndarray = voxels.astype(np.uint8)
+    with np.errstate(invalid="ignore"):  # a NaN becomes some byte, which then differs from it
+        label: np.ndarray = voxels.astype(np.uint8)
     if not np.array_equal(label, voxels):
         raise CaseError("segmentation has values that are not whole numbers from 0 to 4")
     # A histogram of the few labelled voxels: sorting nine million for their unique values is slow.

@@ -1,15 +1,13 @@
 """The Dask graph of a preparation: one task writes one shard. The only room that knows Dask."""
 
-import fcntl
-import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TextIO, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+from uuid import uuid4
 
 from distributed import Client, LocalCluster, as_completed, get_worker
 
@@ -20,11 +18,10 @@ from cache_schema.shard import PARTIAL_SUFFIX
 from pipeline.assemble import assemble_manifest
 from pipeline.case import Preprocessing
 from pipeline.cohorts import Case
+from pipeline.journal import Journal, open_journal
 from pipeline.plan import Plan, ShardPlan
 from pipeline.scan import CaseReport, inspect_case
 from pipeline.shard_task import ShardOutcome, make_shard
-
-CASE_TOPIC: Final = "case"
 
 
 @runtime_checkable
@@ -74,20 +71,18 @@ def run_plan(
             every case was quarantined.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    with _exclusive_log(cache) as log, _connect(num_workers, scheduler) as client:
-        (cache / MANIFEST_NAME).unlink(missing_ok=True)
-        for leftover in cache.rglob(f"shard-*{PARTIAL_SUFFIX}"):
-            leftover.unlink()
-        _record(log, "started", shards=len(plan.shards), options=plan.options.model_dump())
-        outcomes = _make_shards(client, plan, cache.resolve(), observer, log)
+    with open_journal(cache) as journal, _connect(num_workers, scheduler) as client:
+        journal.record("started", shards=len(plan.shards), options=plan.options.model_dump())
+        outcomes = _make_shards(client, plan, cache.resolve(), journal, observer)
         manifest = assemble_manifest(plan, outcomes)
         if not manifest.cases:
             reasons = "; ".join(f"{q.case_id}: {q.reason}" for q in manifest.quarantined[:3])
             raise InputError(f"every case was quarantined ({reasons}); see {cache / LOG_NAME}")
         removed = _remove_stale(cache, manifest)
+        _remove_partials(cache)
         write_manifest(cache, manifest)
         num_reused = sum(outcome.reused for outcome in outcomes)
-        _record(log, "finished", reused=num_reused, removed=removed)
+        journal.record("finished", reused=num_reused, removed=removed)
     return RunResult(manifest, num_reused, removed)
 
 
@@ -106,27 +101,11 @@ def inspect_cases(
         A report for each case, in the order of `cases`.
     """
     chunks = [cases[start : start + 8] for start in range(0, len(cases), 8)]
-    task = partial(_inspect_on_worker, geometry=geometry)
     with _connect(num_workers, None) as client:
-        _begin(client, observer, len(cases))
+        topic = _begin(client, observer, len(cases))
+        task = partial(_inspect_on_worker, geometry=geometry, topic=topic)
         futures = client.map(task, chunks, pure=False)
         return [report for reports in client.gather(futures) for report in reports]
-
-
-@contextmanager
-def _exclusive_log(cache: Path) -> Iterator[TextIO]:
-    """Open the log and hold a lock on it, so that two preparations never share a cache."""
-    with (cache / LOG_NAME).open("a", encoding="utf-8") as log:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another `prep partition` writes to {cache}; wait for it") from None
-        yield log
-
-
-def _record(log: TextIO, event: str, **fields: Any) -> None:  # noqa: ANN401
-    log.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
-    log.flush()
 
 
 @contextmanager
@@ -156,44 +135,54 @@ def _connect(num_workers: int | None, scheduler: str | None) -> Iterator[Client]
 
 
 def _make_shards(
-    client: Client, plan: Plan, cache: Path, observer: Observer, log: TextIO
+    client: Client, plan: Plan, cache: Path, journal: Journal, observer: Observer
 ) -> list[ShardOutcome]:
-    _begin(client, observer, sum(len(shard.cases) for shard in plan.shards))
-    task = partial(_make_shard_on_worker, cache=cache, settings=plan.preprocessing)
+    recorded = journal.shard_digests()
+    (cache / MANIFEST_NAME).unlink(missing_ok=True)
+    # Once more for this run: the manifest that knew them is gone, should the run be killed.
+    for path, sha256 in recorded.items():
+        journal.record("known", path=path, sha256=sha256)
+    topic = _begin(client, observer, sum(len(shard.cases) for shard in plan.shards))
+    task = partial(_make_shard_on_worker, cache=cache, settings=plan.preprocessing, topic=topic)
     # Large shards first: the last task to finish is then a small one.
     queue = sorted(plan.shards, key=lambda shard: -len(shard.cases))
-    futures = {client.submit(task, shard, pure=False): shard for shard in queue}
+    futures = {
+        client.submit(task, shard, recorded=recorded.get(shard.path), pure=False): shard
+        for shard in queue
+    }
     outcomes = []
     for future in as_completed(futures):
         shard = futures[future]
         outcome = _outcome_of(future, shard)
         outcomes.append(outcome)
-        _record(log, "shard", path=shard.path, cases=len(outcome.cases), reused=outcome.reused)
+        written = outcome.shard.sha256 if outcome.shard else None
+        journal.record("shard", path=shard.path, sha256=written, reused=outcome.reused)
         for entry in outcome.quarantined:
-            _record(log, "quarantined", **entry.model_dump())
+            journal.record("quarantined", **entry.model_dump())
     return outcomes
 
 
-def _begin(client: Client, observer: Observer, num_cases: int) -> None:
+def _begin(client: Client, observer: Observer, num_cases: int) -> str:
+    """Announce the work and return the topic on which workers send word of every case."""
     workers = client.scheduler_info(n_workers=-1)["workers"]
     observer.started(num_cases=num_cases, num_workers=len(workers), dashboard=client.dashboard_link)
-    client.subscribe_topic(CASE_TOPIC, lambda event: observer.case_done(event[1]["case_id"]))
+    topic = f"cases-{uuid4()}"  # a scheduler may serve several preparations at once
+    client.subscribe_topic(topic, lambda event: observer.case_done(event[1]))
+    return topic
 
 
-def _tell(case_id: str) -> None:
-    """Send word from a worker to the client that a case is done with."""
-    get_worker().log_event(CASE_TOPIC, {"case_id": case_id})
+def _make_shard_on_worker(
+    plan: ShardPlan, recorded: str | None, cache: Path, settings: Preprocessing, topic: str
+) -> ShardOutcome:
+    tell = partial(get_worker().log_event, topic)
+    return make_shard(plan, cache, settings, tell, recorded=recorded)
 
 
-def _make_shard_on_worker(plan: ShardPlan, cache: Path, settings: Preprocessing) -> ShardOutcome:
-    return make_shard(plan, cache, settings, _tell)
-
-
-def _inspect_on_worker(cases: Sequence[Case], geometry: str) -> list[CaseReport]:
+def _inspect_on_worker(cases: Sequence[Case], geometry: str, topic: str) -> list[CaseReport]:
     reports = []
     for case in cases:
         reports.append(inspect_case(case, geometry))
-        _tell(case.case_id)
+        get_worker().log_event(topic, case.case_id)
     return reports
 
 
@@ -208,6 +197,12 @@ def _outcome_of(future: Any, shard: ShardPlan) -> ShardOutcome:  # noqa: ANN401
         Quarantined(case_id=case.case_id, cohort=case.cohort, reason=reason) for case in shard.cases
     )
     return ShardOutcome(None, (), quarantined, reused=False)
+
+
+def _remove_partials(cache: Path) -> None:
+    """Remove what killed workers left behind."""
+    for leftover in cache.rglob(f"shard-*{PARTIAL_SUFFIX}"):
+        leftover.unlink()
 
 
 def _remove_stale(cache: Path, manifest: Manifest) -> tuple[str, ...]:

@@ -7,10 +7,9 @@ from itertools import combinations
 from typing import Any
 
 from cache_schema.vocabulary import COHORTS
-from pipeline.case import Preprocessing, prepare_case, read_sources
+from pipeline.case import Preprocessing, decode_sources, prepare_case, read_sources
 from pipeline.cohorts import Case
 from pipeline.quality import CaseError
-from pipeline.volume import VolumeError, decode_nifti
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,10 @@ def inspect_case(case: Case, geometry: str) -> CaseReport:
     """
     try:
         sources = read_sources(case)
-        plane = decode_nifti(sources["seg"]).voxels.shape[:2]
+        plane = decode_sources(sources)["seg"].voxels.shape[:2]
         settings = Preprocessing("zscore", bias_correct=False, geometry=geometry, plane=plane)
         found = prepare_case(case, sources, settings).findings.splitlines()
-    except (CaseError, VolumeError) as error:
+    except CaseError as error:
         return CaseReport(case.case_id, str(error), case.findings)
     return CaseReport(case.case_id, None, (*case.findings, *found))
 

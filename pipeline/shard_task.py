@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import CaseRecord, LabelVoxels, Quarantined, ShardRecord
-from cache_schema.shard import CaseEntry, ShardReader, ShardWriter, digest
+from cache_schema.shard import TEST_CLIENT, CaseEntry, ShardReader, ShardWriter, digest
 from pipeline.case import Preprocessing, prepare_case, read_sources, source_key
 from pipeline.cohorts import Case
 from pipeline.plan import ShardPlan
@@ -31,30 +31,40 @@ class ShardOutcome:
 
 
 def make_shard(
-    plan: ShardPlan, cache: Path, settings: Preprocessing, on_case: Callable[[str], None]
+    plan: ShardPlan,
+    cache: Path,
+    settings: Preprocessing,
+    on_case: Callable[[str], None],
+    *,
+    recorded: str | None = None,
 ) -> ShardOutcome:
     """Write one shard, streaming its cases one after another, or keep the one that is there.
 
-    A shard is kept if it holds the same cases of the same patients, made from the same source bytes
-    with the same preprocessing; where source and cache lie does not matter. One case is in memory
-    at a time.
+    A shard is kept if its bytes are those that were recorded when it was written, and it holds the
+    same cases of the same patients, made from the same source bytes with the same preprocessing;
+    where source and cache lie does not matter. One case is in memory at a time.
 
     Args:
         plan: The shard's cases.
         cache: Root of the cache.
         settings: How to normalise.
         on_case: Told the id of every case that is done with.
+        recorded: SHA-256 of the shard by an earlier run; without it the shard is written anew.
 
     Returns:
         Records for the manifest. A case that fails is quarantined and the rest go on.
     """
     path = cache / plan.path
-    if _is_current(plan, path, settings):
+    if _is_whole(path, recorded) and _is_current(plan, path, settings):
         for case in plan.cases:
             on_case(case.case_id)
         return _outcome(plan, path, (), reused=True)
     path.unlink(missing_ok=True)
     return _outcome(plan, path, _write(plan, path, settings, on_case), reused=False)
+
+
+def _is_whole(path: Path, recorded: str | None) -> bool:
+    return recorded is not None and path.is_file() and digest(path) == recorded
 
 
 def _is_current(plan: ShardPlan, path: Path, settings: Preprocessing) -> bool:
@@ -63,7 +73,7 @@ def _is_current(plan: ShardPlan, path: Path, settings: Preprocessing) -> bool:
             attributes, entries = reader.attributes, reader.cases()
     except InputError:
         return False
-    owner = -1 if plan.client is None else plan.client
+    owner = TEST_CLIENT if plan.client is None else plan.client
     if (attributes["fingerprint"], attributes["client"]) != (settings.fingerprint, owner):
         return False
     if [_identity(entry) for entry in entries] != [_identity(case) for case in plan.cases]:

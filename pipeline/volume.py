@@ -24,6 +24,8 @@ _UNREADABLE: Final[tuple[type[Exception], ...]] = (
     isal_zlib.error,  # type: ignore[assignment]  # its stub takes the class for an instance
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,
+    MemoryError,  # a damaged header may ask for any size
 )
 
 
@@ -61,7 +63,7 @@ def decode_nifti(content: bytes) -> Volume:
         image = nib.nifti1.Nifti1Image.from_bytes(raw)
         voxels = np.asanyarray(image.dataobj)
     except _UNREADABLE as error:
-        raise VolumeError(f"not a readable NIfTI file ({error})") from error
+        raise VolumeError(f"is not a readable NIfTI file ({_one_line(error)})") from error
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim != 3:
@@ -128,5 +130,9 @@ def read_shape(path: Path) -> tuple[int, int, int]:
             header = nib.nifti1.Nifti1Header.from_fileobj(file)
         i, j, k = header.get_data_shape()[:3]
     except _UNREADABLE as error:
-        raise VolumeError(f"{path} is not a readable NIfTI file ({error})") from error
+        raise VolumeError(f"{path} is not a readable NIfTI file ({_one_line(error)})") from error
     return int(i), int(j), int(k)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

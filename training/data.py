@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +17,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, read_manifest
-from cache_schema.shard import ShardReader
+from cache_schema.shard import TEST_CLIENT, ShardReader
 from cache_schema.vocabulary import Cohort, Split
 
 Slices = Literal["all", "tumour"]
-
-TEST_CLIENT: Final = -1
-"""What a shard of the test set has for its client attribute."""
 
 
 class Slice(NamedTuple):

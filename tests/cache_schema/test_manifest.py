@@ -252,14 +252,12 @@ def test_several_contradictions_are_reported_together(document, read):
     assert "partition: 1 clients, options say 2" in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="cohort counts are not held against the cases")
 def test_cohort_counts_that_differ_from_the_cases_are_a_contradiction(document, read):
     document["cohorts"]["brats2018"]["cases"] += 1
     with pytest.raises(InputError, match="brats2018"):
         read(document)
 
 
-@pytest.mark.xfail(strict=True, reason="a shard listed twice is not noticed")
 def test_a_shard_listed_twice_is_a_contradiction(document, read):
     document["shards"].append(document["shards"][0])
     with pytest.raises(InputError, match=document["shards"][0]["path"]):

@@ -173,7 +173,6 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
     )
 
 
-@pytest.mark.xfail(strict=True, reason="chunks are written when h5py's objects happen to die")
 def test_a_sampling_profiler_does_not_change_the_bytes(tmp_path):
     # Dask's profiler holds on to stack frames, and with them to open datasets.
     plain = write(tmp_path / "a.h5").read_bytes()
@@ -275,7 +274,6 @@ def test_an_unknown_shard_version_is_refused_by_name(path):
         len(ShardReader(path))
 
 
-@pytest.mark.xfail(strict=True, reason="the reader looks at schema and version alone")
 def test_another_label_convention_is_refused_by_name(path):
     with h5py.File(path, "r+") as file:
         file.attrs["label_convention"] = "brats2023"

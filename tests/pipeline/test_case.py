@@ -177,8 +177,8 @@ def test_bias_correction_changes_values_but_not_the_background():
         ({"seg": np.full(SHAPE, 3, np.uint8)}, r"labels \[3\]"),
         ({"t1": np.ones((7, 5, 6), np.int16)}, r"t1 has shape \(7, 5, 6\), seg \(5, 7, 6\)"),
         ({"t1": nifti(volumes()["t1"], np.eye(4))}, "t1 and seg have different affines"),
-        ({"flair": nifti(volumes()["flair"])[:-20]}, "flair not a readable NIfTI file"),
-        ({"seg": nifti(volumes()["seg"])[:60]}, "seg not a readable NIfTI file"),
+        ({"flair": nifti(volumes()["flair"])[:-20]}, "flair is not a readable NIfTI file"),
+        ({"seg": nifti(volumes()["seg"])[:60]}, "seg is not a readable NIfTI file"),
     ],
 )
 def test_a_fault_names_its_file(fault, message):

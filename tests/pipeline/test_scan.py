@@ -40,10 +40,7 @@ def test_another_geometry_is_a_fault_unless_any_is_allowed(small_plan):
     "role",
     [
         "t1ce",
-        pytest.param(
-            "seg",
-            marks=pytest.mark.xfail(strict=True, reason="the segmentation is decoded unnamed"),
-        ),
+        "seg",
     ],
 )
 def test_the_fault_is_the_reason_for_which_partition_would_quarantine(small_plan, tmp_path, role):

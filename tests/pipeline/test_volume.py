@@ -118,19 +118,14 @@ def test_bytes_that_are_not_nifti_are_refused():
         decode_nifti(b"not a header " * 40)
 
 
-_SHORT = pytest.mark.xfail(strict=True, reason="nibabel's WrapStructError is not caught")
-
-
 @pytest.mark.parametrize(
     "content", [b"", b"short", gzip.compress(b"")], ids=["empty", "short", "empty gzip"]
 )
-@_SHORT
 def test_less_than_a_header_is_refused(content):
     with pytest.raises(VolumeError, match="not a readable NIfTI file"):
         decode_nifti(content)
 
 
-@pytest.mark.xfail(strict=True, raises=MemoryError, reason="a header may claim 2**45 voxels")
 def test_a_header_that_claims_more_voxels_than_there_are_is_refused():
     raw = bytearray(nifti(VOXELS))
     raw[42:48] = b"\xff\x7f" * 3
@@ -138,7 +133,6 @@ def test_a_header_that_claims_more_voxels_than_there_are_is_refused():
         decode_nifti(bytes(raw))
 
 
-@pytest.mark.xfail(strict=True, reason="nibabel's message has two lines")
 def test_the_reason_is_one_line():
     with pytest.raises(VolumeError) as caught:
         decode_nifti(nifti(VOXELS)[:-1])
@@ -177,7 +171,6 @@ def test_a_shape_that_cannot_be_read_names_the_file(tmp_path, content):
 
 
 @pytest.mark.parametrize("content", [b"", gzip.compress(b"")], ids=["empty", "empty gzip"])
-@_SHORT
 def test_a_shape_of_an_empty_file_names_the_file(tmp_path, content):
     (tmp_path / "v.nii").write_bytes(content)
     with pytest.raises(VolumeError, match=r"v\.nii is not a readable NIfTI file"):
