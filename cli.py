@@ -193,7 +193,7 @@ def prep_scan(
 @prep.command("partition")
 def prep_partition(
     roots: Annotated[
-        list[Path] | None, typer.Argument(help="Folders that hold the archives. [default: data]")
+        list[Path] | None, typer.Argument(help="Folders that hold the archives; data by default.")
     ] = None,
     cache: Cache = Path("cache"),
     clients: Annotated[int, typer.Option(help="Number of clients.")] = 20,

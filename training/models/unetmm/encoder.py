@@ -2,7 +2,7 @@
 
 import io
 import pickle
-from contextlib import redirect_stderr
+from contextlib import redirect_stdout
 from http.client import HTTPException
 from pathlib import Path
 from typing import Final, Literal
@@ -91,7 +91,7 @@ def load_imagenet_weights(encoder: Encoder) -> None:
     """
     weights = ResNet18_Weights.IMAGENET1K_V1
     try:
-        with redirect_stderr(io.StringIO()):  # torch.hub announces its downloads there
+        with redirect_stdout(io.StringIO()):  # torch.hub announces its downloads there
             state = weights.get_state_dict(progress=False, check_hash=True)
         encoder.load_state_dict(
             {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
