@@ -175,13 +175,15 @@ def prep_scan(
     """Take stock of archives and read every voxel; writes nothing but --json FILE."""
     from json import dumps
 
+    from pipeline.case import voxel_digest
     from pipeline.cohorts import discover
     from pipeline.identity import identify
     from pipeline.run import inspect_cases
     from pipeline.scan import summarise
     from pipeline.show import scan_tables
 
-    cases = identify(discover(roots))
+    with console.status("looking for cases and patients"):
+        cases = identify(discover(roots), voxel_digest=voxel_digest)
     with _progress("cases") as progress:
         reports = inspect_cases(cases, geometry, _CaseBar(progress), num_workers=workers)
     report = summarise(cases, reports)
@@ -248,7 +250,8 @@ def prep_partition(
         geometry=geometry,
         shard_cases=shard_cases,
     )
-    plan = make_plan(roots or [Path("data")], options)
+    with console.status("looking for cases and patients"):
+        plan = make_plan(roots or [Path("data")], options, names_only=dry_run)
     if dry_run:
         console.print(plan_table(plan))
         return

@@ -68,6 +68,23 @@ def source_key(sources: Mapping[str, bytes]) -> str:
     )
 
 
+def voxel_digest(case: Case) -> str:
+    """Return the identity of a case's voxels, whatever its names and headers: SHA-256 of one modality.
+
+    A file that cannot be decoded is identified by its bytes, and a case without any by its id.
+    """
+    path = next((case.files[name] for name in MODALITIES if name in case.files), None)
+    if path is None:
+        return case.case_id
+    content = path.read_bytes()
+    try:
+        voxels = decode_nifti(content).voxels
+    except VolumeError:
+        return hashlib.sha256(content).hexdigest()
+    kind = f"{voxels.dtype.str} {voxels.shape}".encode()
+    return hashlib.sha256(kind + voxels.tobytes(order="K")).hexdigest()
+
+
 def prepare_case(case: Case, sources: Mapping[str, bytes], settings: Preprocessing) -> CaseSlices:
     """Turn the files of one case into normalised slices.
 

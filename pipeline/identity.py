@@ -4,8 +4,11 @@ All 285 patients of BraTS 2018 are among the 335 of 2019, and 2020 is 2019 plus 
 splits cases instead of patients trains on his test set.
 """
 
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -26,14 +29,20 @@ class MappingRow:
     grade: Grade
 
 
-def identify(inventory: Inventory) -> tuple[Case, ...]:
+def identify(
+    inventory: Inventory, *, voxel_digest: Callable[[Case], str] | None = None
+) -> tuple[Case, ...]:
     """Tell for every case the patient, the grade and the site.
 
     Cases are of one patient if a name mapping or a TCGA id says so, or if their 2018 and 2019 ids
-    differ in the year alone (`Brats18_CBICA_AAB_1`, `BraTS19_CBICA_AAB_1`).
+    differ in the year alone (`Brats18_CBICA_AAB_1`, `BraTS19_CBICA_AAB_1`). Where names leave it
+    open, as they do for 2020 without its mapping, equal voxels tell.
 
     Args:
         inventory: Cases and name mappings.
+        voxel_digest: Identity of a case's voxels. It is asked only for patients who may be one and
+            the same, those without a cohort in common, from several threads at once. Without it
+            names decide alone.
 
     Returns:
         The cases in their order, with patient, grade and site filled in. A patient's id is the
@@ -41,11 +50,34 @@ def identify(inventory: Inventory) -> tuple[Case, ...]:
         are at hand.
     """
     rows = [row for path in inventory.name_mappings for row in _read_mapping(path)]
-    groups = _join(
-        [*(row.names for row in rows), *((_name(case.case_id),) for case in inventory.cases)]
-    )
+    known = [*(row.names for row in rows), *((_name(case.case_id),) for case in inventory.cases)]
+    patients = _join(known)
+    if voxel_digest is not None:
+        patients = _join([*known, *_equal_voxels(inventory.cases, patients, voxel_digest)])
     grades = {name: row.grade for row in rows for name in row.names if row.grade != UNKNOWN}
-    return tuple(_described(case, groups, grades) for case in inventory.cases)
+    return tuple(_described(case, patients, grades) for case in inventory.cases)
+
+
+def _equal_voxels(
+    cases: Sequence[Case], patients: Mapping[str, str], voxel_digest: Callable[[Case], str]
+) -> list[tuple[str, ...]]:
+    """Group the names of cases that hold the same voxels, one case for each patient in doubt."""
+    owned: defaultdict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        owned[patients[_name(case.case_id)]].append(case)
+    mixes = {frozenset(case.cohort for case in own) for own in owned.values()}
+    doubtful = [
+        own[0]
+        for own in owned.values()
+        if any(mix.isdisjoint(case.cohort for case in own) for mix in mixes)
+    ]
+    # Inflating and hashing release the interpreter's lock.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        digests = list(pool.map(voxel_digest, doubtful))
+    same: defaultdict[str, list[str]] = defaultdict(list)
+    for digest, case in zip(digests, doubtful, strict=True):
+        same[digest].append(_name(case.case_id))
+    return [tuple(names) for names in same.values()]
 
 
 def _described(case: Case, groups: Mapping[str, str], grades: Mapping[str, Grade]) -> Case:
