@@ -162,7 +162,8 @@ def prep_phantom(
             shape=shape,
             on_case=lambda case_id: progress.update(task, advance=1, description=case_id),
         )
-    console.print(summary)
+    cohorts = ", ".join(f"{count} of {cohort}" for cohort, count in summary.num_cases.items())
+    console.print(f"{summary.num_patients} patients in {out}: cases {cohorts}")
 
 
 @prep.command("scan")
@@ -225,6 +226,9 @@ def prep_partition(
     scheduler: Annotated[
         str | None, typer.Option(help="tcp://HOST:PORT of a Dask cluster that already runs.")
     ] = None,
+    reuse: Annotated[
+        Path | None, typer.Option(help="Another cache of these cases: copy its slices.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print who would get what; write nothing.")] = False,
     allow_quarantined: Annotated[
         bool, typer.Option(help="Exit with 0 even if cases were quarantined.")
@@ -256,7 +260,14 @@ def prep_partition(
         console.print(plan_table(plan))
         return
     with _progress("cases") as progress:
-        result = run_plan(plan, cache, _CaseBar(progress), num_workers=workers, scheduler=scheduler)
+        result = run_plan(
+            plan,
+            cache,
+            _CaseBar(progress),
+            num_workers=workers,
+            scheduler=scheduler,
+            reuse=reuse,
+        )
     console.print(cohort_table(result.manifest), client_table(result.manifest))
     num_shards = len(result.manifest.shards)
     console.print(f"{num_shards} shards in {cache}, {result.num_reused} of them kept as they were")

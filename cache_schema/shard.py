@@ -168,28 +168,58 @@ class ShardWriter:
         Raises:
             ValueError: If the order is broken; the caller sorts.
         """
-        if self._entries and case.case_id <= self._entries[-1]["case_id"]:
-            raise ValueError(f"{case.case_id} comes after {self._entries[-1]['case_id']}")
-        if np.any(np.diff(case.z) <= 0):
-            raise ValueError(f"slices of {case.case_id} are not in ascending order")
-        first = len(self._file["z"])
         rows = {
             "image": case.image,
             "label": case.label,
-            "case_index": np.full(len(case.z), len(self._entries), np.int32),
-            "z": case.z,
             "label_voxels": count_label_voxels(case.label),
         }
+        first = self._append_columns(case.case_id, case.z)
         for name, values in rows.items():
             dataset = self._file[name]
             dataset.resize(first + len(values), axis=0)
             dataset[first:] = values
-        entry = {
-            name: getattr(case, name)
-            for name in (*STRING_COLUMNS, *NUMBER_COLUMNS)
-            if hasattr(case, name)
-        }
-        self._entries.append({**entry, "first_row": first, "stop_row": first + len(case.z)})
+        self._append_entry(case, first, len(case.z))
+
+    def copy(self, source: "ShardReader", entry: CaseEntry) -> None:
+        """Add a case of another shard below those already there, without decoding its slices.
+
+        Args:
+            source: A shard with the same plane and preprocessing.
+            entry: The case as `source` lists it; patient, grade and site may have been replaced.
+
+        Raises:
+            ValueError: If the order of cases is broken; the caller sorts.
+            InputError: If `source` is damaged.
+        """
+        rows = range(entry.first_row, entry.stop_row)
+        first = self._append_columns(entry.case_id, source.column("z")[rows.start : rows.stop])
+        for name in ("image", "label"):
+            dataset = self._file[name]
+            dataset.resize(first + len(rows), axis=0)
+            corner = (0,) * (dataset.ndim - 1)
+            for row, (mask, chunk) in enumerate(source.chunks(name, rows), start=first):
+                dataset.id.write_direct_chunk((row, *corner), chunk, mask)
+        voxels = self._file["label_voxels"]
+        voxels.resize(first + len(rows), axis=0)
+        voxels[first:] = source.column("label_voxels")[rows.start : rows.stop]
+        self._append_entry(entry, first, len(rows))
+
+    def _append_columns(self, case_id: str, z: Int[np.ndarray, " slice"]) -> int:
+        """Add a case's narrow columns and return its first row."""
+        if self._entries and case_id <= self._entries[-1]["case_id"]:
+            raise ValueError(f"{case_id} comes after {self._entries[-1]['case_id']}")
+        if np.any(np.diff(z) <= 0):
+            raise ValueError(f"slices of {case_id} are not in ascending order")
+        first = len(self._file["z"])
+        index = np.full(len(z), len(self._entries), np.int32)
+        for name, values in (("case_index", index), ("z", z)):
+            self._file[name].resize(first + len(z), axis=0)
+            self._file[name][first:] = values
+        return first
+
+    def _append_entry(self, case: CaseSlices | CaseEntry, first: int, num_rows: int) -> None:
+        own = {name: getattr(case, name, None) for name in (*STRING_COLUMNS, *NUMBER_COLUMNS)}
+        self._entries.append({**own, "first_row": first, "stop_row": first + num_rows})
 
     def __enter__(self) -> "ShardWriter":
         """Return the writer itself."""
@@ -331,6 +361,14 @@ class ShardReader:
         with self._opened() as file:
             values: np.ndarray = file[name][:]
             return values
+
+    def chunks(self, name: str, rows: range) -> Iterator[tuple[int, bytes]]:
+        """Read slices of `image` or `label` as they are stored: filter mask and compressed bytes."""
+        with self._opened() as file:
+            dataset = file[name]
+            corner = (0,) * (dataset.ndim - 1)
+            for row in rows:
+                yield dataset.id.read_direct_chunk((row, *corner))
 
     def cases(self) -> tuple[CaseEntry, ...]:
         """Read the table of cases."""

@@ -1,7 +1,7 @@
 """The Dask graph of a preparation: one task writes one shard. The only room that knows Dask."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from pipeline.case import Preprocessing
 from pipeline.cohorts import Case
 from pipeline.journal import Journal, open_journal
 from pipeline.plan import Plan, ShardPlan
+from pipeline.reuse import Donor, find_donors
 from pipeline.scan import CaseReport, inspect_case
 from pipeline.shard_task import ShardOutcome, make_shard
 
@@ -51,6 +52,7 @@ def run_plan(
     *,
     num_workers: int | None = None,
     scheduler: str | None = None,
+    reuse: Path | None = None,
 ) -> RunResult:
     """Carry out a plan on a Dask cluster and write the manifest last.
 
@@ -62,6 +64,7 @@ def run_plan(
         observer: Told about progress.
         num_workers: Processes of a cluster on this machine; all cores by default.
         scheduler: Address of a cluster that runs already and sees the same paths.
+        reuse: Another cache of the same cases, whose compressed slices are copied.
 
     Returns:
         What was done.
@@ -70,10 +73,11 @@ def run_plan(
         InputError: If another preparation writes to the cache, the scheduler cannot be reached, or
             every case was quarantined.
     """
+    donors = find_donors(reuse, plan.preprocessing) if reuse is not None else {}
     cache.mkdir(parents=True, exist_ok=True)
     with open_journal(cache) as journal, _connect(num_workers, scheduler) as client:
         journal.record("started", shards=len(plan.shards), options=plan.options.model_dump())
-        outcomes = _make_shards(client, plan, cache.resolve(), journal, observer)
+        outcomes = _make_shards(client, plan, cache.resolve(), journal, observer, donors=donors)
         manifest = assemble_manifest(plan, outcomes)
         if not manifest.cases:
             reasons = "; ".join(f"{q.case_id}: {q.reason}" for q in manifest.quarantined[:3])
@@ -135,7 +139,13 @@ def _connect(num_workers: int | None, scheduler: str | None) -> Iterator[Client]
 
 
 def _make_shards(
-    client: Client, plan: Plan, cache: Path, journal: Journal, observer: Observer
+    client: Client,
+    plan: Plan,
+    cache: Path,
+    journal: Journal,
+    observer: Observer,
+    *,
+    donors: Mapping[str, Donor],
 ) -> list[ShardOutcome]:
     recorded = journal.shard_digests()
     (cache / MANIFEST_NAME).unlink(missing_ok=True)
@@ -147,7 +157,9 @@ def _make_shards(
     # Large shards first: the last task to finish is then a small one.
     queue = sorted(plan.shards, key=lambda shard: -len(shard.cases))
     futures = {
-        client.submit(task, shard, recorded=recorded.get(shard.path), pure=False): shard
+        client.submit(
+            task, shard, recorded=recorded.get(shard.path), donors=_own(donors, shard), pure=False
+        ): shard
         for shard in queue
     }
     outcomes = []
@@ -171,11 +183,23 @@ def _begin(client: Client, observer: Observer, num_cases: int) -> str:
     return topic
 
 
+def _own(donors: Mapping[str, Donor], shard: ShardPlan) -> dict[str, Donor]:
+    """Pick the donors of one shard: a task carries no more than it needs."""
+    ids = (case.case_id for case in shard.cases)
+    return {case_id: donors[case_id] for case_id in ids if case_id in donors}
+
+
 def _make_shard_on_worker(
-    plan: ShardPlan, recorded: str | None, cache: Path, settings: Preprocessing, topic: str
+    plan: ShardPlan,
+    *,
+    recorded: str | None,
+    donors: Mapping[str, Donor],
+    cache: Path,
+    settings: Preprocessing,
+    topic: str,
 ) -> ShardOutcome:
     tell = partial(get_worker().log_event, topic)
-    return make_shard(plan, cache, settings, tell, recorded=recorded)
+    return make_shard(plan, cache, settings, tell, recorded=recorded, donors=donors)
 
 
 def _inspect_on_worker(cases: Sequence[Case], geometry: str, topic: str) -> list[CaseReport]:

@@ -1,8 +1,10 @@
 """One shard, start to finish: the unit of work of a Dask worker. Knows nothing of Dask."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import CaseRecord, LabelVoxels, Quarantined, ShardRecord
@@ -11,6 +13,9 @@ from pipeline.case import Preprocessing, prepare_case, read_sources, source_key
 from pipeline.cohorts import Case
 from pipeline.plan import ShardPlan
 from pipeline.quality import CaseError
+from pipeline.reuse import Donor, find_slices
+
+NO_DONORS: Final[Mapping[str, Donor]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ def make_shard(
     on_case: Callable[[str], None],
     *,
     recorded: str | None = None,
+    donors: Mapping[str, Donor] = NO_DONORS,
 ) -> ShardOutcome:
     """Write one shard, streaming its cases one after another, or keep the one that is there.
 
@@ -50,6 +56,7 @@ def make_shard(
         settings: How to normalise.
         on_case: Told the id of every case that is done with.
         recorded: SHA-256 of the shard by an earlier run; without it the shard is written anew.
+        donors: Cases of another cache whose slices are copied if their source files are the same.
 
     Returns:
         Records for the manifest. A case that fails is quarantined and the rest go on.
@@ -60,7 +67,8 @@ def make_shard(
             on_case(case.case_id)
         return _outcome(plan, path, (), reused=True)
     path.unlink(missing_ok=True)
-    return _outcome(plan, path, _write(plan, path, settings, on_case), reused=False)
+    quarantined = _write(plan, path, settings, donors, on_case)
+    return _outcome(plan, path, quarantined, reused=False)
 
 
 def _is_whole(path: Path, recorded: str | None) -> bool:
@@ -92,7 +100,11 @@ def _identity(case: Case | CaseEntry) -> tuple[str, str, str, str, str]:
 
 
 def _write(
-    plan: ShardPlan, path: Path, settings: Preprocessing, on_case: Callable[[str], None]
+    plan: ShardPlan,
+    path: Path,
+    settings: Preprocessing,
+    donors: Mapping[str, Donor],
+    on_case: Callable[[str], None],
 ) -> tuple[Quarantined, ...]:
     quarantined: list[Quarantined] = []
     fingerprint = settings.fingerprint
@@ -101,13 +113,27 @@ def _write(
     ) as writer:
         for case in plan.cases:
             try:
-                writer.append(prepare_case(case, read_sources(case), settings))
+                _add(writer, case, settings, donors)
             except CaseError as error:
                 quarantined.append(
                     Quarantined(case_id=case.case_id, cohort=case.cohort, reason=str(error))
                 )
             on_case(case.case_id)
     return tuple(quarantined)
+
+
+def _add(
+    writer: ShardWriter, case: Case, settings: Preprocessing, donors: Mapping[str, Donor]
+) -> None:
+    """Copy a case's slices from another cache, or prepare them."""
+    sources = read_sources(case)
+    found = find_slices(case, source_key(sources), donors) if donors else None
+    if found is None:
+        writer.append(prepare_case(case, sources, settings))
+        return
+    reader, entry = found
+    with reader:
+        writer.copy(reader, entry)
 
 
 def _outcome(
