@@ -213,6 +213,10 @@ def prep_partition(
         Literal["quantity", "grade", "site"], typer.Option(help="What differs between clients.")
     ] = "quantity",
     min_cases: Annotated[int, typer.Option(help="Least training cases of a client.")] = 1,
+    duplicates: Annotated[
+        Literal["keep", "latest"],
+        typer.Option(help="Train on all years of a patient, or on the latest cohort alone."),
+    ] = "keep",
     missing: Annotated[
         Literal["refuse", "zero"], typer.Option(help="What to do about absent modalities.")
     ] = "refuse",
@@ -253,6 +257,7 @@ def prep_partition(
         normalize=normalize,
         geometry=geometry,
         shard_cases=shard_cases,
+        duplicates=duplicates,
     )
     with console.status("looking for cases and patients"):
         plan = make_plan(roots or [Path("data")], options, names_only=dry_run)

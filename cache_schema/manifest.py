@@ -46,6 +46,7 @@ class Options(Document):
         normalize: How intensities are scaled.
         geometry: `brats` refuses anything but 240 x 240 x 155 at 1 mm.
         shard_cases: Most cases in one shard.
+        duplicates: `latest` trains on each patient's cases of their latest cohort alone.
     """
 
     clients: Annotated[int, Ge(1)]
@@ -60,6 +61,7 @@ class Options(Document):
     normalize: Literal["zscore", "percentile"]
     geometry: Literal["brats", "any"]
     shard_cases: Annotated[int, Ge(1)]
+    duplicates: Literal["keep", "latest"]
 
 
 class LabelVoxels(Document):
@@ -184,6 +186,14 @@ class Repair(Document):
     action: str
 
 
+class Superseded(Document):
+    """A training case left out in favour of the same patient's latest cohort."""
+
+    case_id: str
+    cohort: Cohort
+    patient_id: str
+
+
 class Quarantined(Document):
     """A case that is not in the cache, and why."""
 
@@ -208,6 +218,7 @@ class Manifest(Document):
     leakage: LeakageRecord
     repairs: tuple[Repair, ...]
     quarantined: tuple[Quarantined, ...]
+    superseded: tuple[Superseded, ...]
 
     def client_shards(self, client: int) -> tuple[str, ...]:
         """Return the paths of one client's training shards, in order.

@@ -12,6 +12,7 @@ from cache_schema.manifest import (
     PartitionRecord,
     Quarantined,
     Repair,
+    Superseded,
     count_cohorts,
     count_leakage,
 )
@@ -57,6 +58,10 @@ def assemble_manifest(plan: Plan, outcomes: Sequence[ShardOutcome]) -> Manifest:
             for action in case.repairs
         ),
         quarantined=tuple(sorted(quarantined, key=lambda entry: entry.case_id)),
+        superseded=tuple(
+            Superseded(case_id=case.case_id, cohort=case.cohort, patient_id=case.patient_id)
+            for case in plan.superseded
+        ),
     )
 
 

@@ -37,6 +37,7 @@ class Plan:
         partition: Patients of each client.
         shards: What to write.
         excluded: Cases that cannot be used at all, and why.
+        superseded: Training cases left out in favour of the same patient's latest cohort.
     """
 
     options: Options
@@ -45,6 +46,7 @@ class Plan:
     partition: Partition
     shards: tuple[ShardPlan, ...]
     excluded: tuple[tuple[Case, str], ...]
+    superseded: tuple[Case, ...]
 
 
 def make_plan(roots: Sequence[Path], options: Options, *, names_only: bool = False) -> Plan:
@@ -70,7 +72,9 @@ def make_plan(roots: Sequence[Path], options: Options, *, names_only: bool = Fal
     tested = draw_test_cases(
         cases, fraction=options.test_fraction, protocol=options.protocol, seed=options.seed
     )
-    training = [case for case in cases if case.case_id not in tested]
+    training, superseded = _choose_training(
+        [case for case in cases if case.case_id not in tested], options.duplicates
+    )
     partition = partition_patients(
         training,
         num_clients=options.clients,
@@ -94,7 +98,24 @@ def make_plan(roots: Sequence[Path], options: Options, *, names_only: bool = Fal
             *_test_shards([case for case in cases if case.case_id in tested], options.shard_cases),
         ),
         excluded=excluded,
+        superseded=superseded,
     )
+
+
+def _choose_training(
+    cases: Sequence[Case], duplicates: str
+) -> tuple[Sequence[Case], tuple[Case, ...]]:
+    """Split training cases into those to train on and those that a later cohort supersedes."""
+    if duplicates == "keep":
+        return cases, ()
+    latest: dict[str, int] = {}
+    for case in cases:
+        latest[case.patient_id] = max(COHORTS.index(case.cohort), latest.get(case.patient_id, 0))
+
+    def is_latest(case: Case) -> bool:
+        return COHORTS.index(case.cohort) == latest[case.patient_id]
+
+    return [c for c in cases if is_latest(c)], tuple(c for c in cases if not is_latest(c))
 
 
 def _refuse_absent(cases: Sequence[Case]) -> None:

@@ -27,6 +27,7 @@ OPTIONS = Options(
     normalize="zscore",
     geometry="any",
     shard_cases=3,
+    duplicates="keep",
 )
 
 

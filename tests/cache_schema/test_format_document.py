@@ -74,6 +74,7 @@ def test_the_document_names_every_dataset_and_attribute(small_cache):
         schema.CohortLeakage,
         schema.Repair,
         schema.Quarantined,
+        schema.Superseded,
     ],
 )
 def test_the_document_names_every_field_of_the_manifest(model):

@@ -196,6 +196,7 @@ def _manifest(cases: tuple[CaseRecord, ...], shards: tuple[ShardRecord, ...]) ->
             normalize="zscore",
             geometry="any",
             shard_cases=16,
+            duplicates="keep",
         ),
         cohorts={
             "brats2018": CohortRecord(cases=1, patients=1, test_cases=0),
@@ -239,6 +240,7 @@ def _manifest(cases: tuple[CaseRecord, ...], shards: tuple[ShardRecord, ...]) ->
                 case_id="BraTS20_Training_009", cohort="brats2020", reason="no segmentation file"
             ),
         ),
+        superseded=(),
     )
 
 

@@ -136,3 +136,24 @@ def test_one_empty_segmentation_does_not_end_the_run(small_tree, small_options, 
 def test_more_clients_than_patients_is_refused(plan):
     with pytest.raises(InputError, match="--clients 12 is more than the 11 training patients"):
         plan(clients=12, test_fraction=0.0)
+
+
+def test_latest_trains_on_one_year_of_each_patient_and_names_what_it_leaves_out(
+    small_tree, small_options
+):
+    kept, latest = (
+        make_plan([small_tree], small_options.model_copy(update={"duplicates": choice}))
+        for choice in ("keep", "latest")
+    )
+
+    def cases(made, is_test):
+        return [c for s in made.shards if (s.client is None) == is_test for c in s.cases]
+
+    assert cases(latest, is_test=True) == cases(kept, is_test=True)
+    # Everybody has a case in 2020, so nothing older is trained on.
+    trained = {case.case_id for case in cases(latest, is_test=False)}
+    before = {case.case_id for case in cases(kept, is_test=False)}
+    assert trained == {name for name in before if name.startswith("BraTS20")}
+    assert {case.case_id for case in latest.superseded} == before - trained
+    assert len(before) > len(trained) > 0
+    assert kept.superseded == ()
