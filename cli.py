@@ -312,13 +312,26 @@ def prep_verify(
 
 
 @prep.command("show")
-def prep_show(cache: CacheArgument) -> None:
+def prep_show(
+    cache: CacheArgument,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page of pictures and tables.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Also write all pictures as one, for a slide.")
+    ] = None,
+) -> None:
     """Show who got what."""
     from cache_schema.manifest import read_manifest
     from pipeline.show import client_table, cohort_table
 
     manifest = read_manifest(cache)
     console.print(cohort_table(manifest), client_table(manifest))
+    if html is not None or png is not None:
+        from pipeline.page import write_pictures
+
+        for path in write_pictures(cache, manifest, html=html, png=png):
+            console.print(f"written: {path}")
 
 
 class _TrainingBar:

@@ -195,11 +195,12 @@ class Superseded(Document):
 
 
 class Quarantined(Document):
-    """A case that is not in the cache, and why."""
+    """A case that is not in the cache, and why; its key, as far as its files could be read."""
 
     case_id: str
     cohort: Cohort
     reason: str
+    key: str | None
 
 
 class Manifest(Document):

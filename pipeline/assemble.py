@@ -35,7 +35,7 @@ def assemble_manifest(plan: Plan, outcomes: Sequence[ShardOutcome]) -> Manifest:
         sorted((case for outcome in outcomes for case in outcome.cases), key=lambda c: c.case_id)
     )
     excluded = [
-        Quarantined(case_id=case.case_id, cohort=case.cohort, reason=reason)
+        Quarantined(case_id=case.case_id, cohort=case.cohort, reason=reason, key=None)
         for case, reason in plan.excluded
     ]
     quarantined = [*excluded, *(entry for outcome in outcomes for entry in outcome.quarantined)]

@@ -4,13 +4,13 @@ import fcntl
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from cache_schema.errors import InputError
 from cache_schema.layout import LOG_NAME
-from cache_schema.manifest import read_manifest
+from cache_schema.manifest import Manifest, Quarantined, read_manifest
 
 
 class Journal:
@@ -30,22 +30,35 @@ class Journal:
         """Collect the SHA-256 of every shard that earlier runs finished, by path.
 
         The log knows what a run had finished when it was killed, the manifest what came with a cache
-        that was copied without its log. A line that a kill cut short is passed over: its shard is
-        then written anew.
+        that was copied without its log.
         """
-        digests: dict[str, str] = {}
+        digests = {e["path"]: e["sha256"] for e in self._events() if e.get("sha256")}
+        manifest = self._manifest()
+        found = {shard.path: shard.sha256 for shard in manifest.shards} if manifest else {}
+        return digests | found
+
+    def faults(self) -> dict[str, Quarantined]:
+        """Collect the cases that earlier runs quarantined, by id, if their files could be read."""
+        noted = [
+            Quarantined(**{name: event[name] for name in Quarantined.model_fields})
+            for event in self._events()
+            if event["event"] == "quarantined"
+        ]
+        manifest = self._manifest()
+        found = manifest.quarantined if manifest else ()
+        return {entry.case_id: entry for entry in (*noted, *found) if entry.key is not None}
+
+    def _events(self) -> Iterator[dict[str, Any]]:
+        """Read the log; a line that a kill cut short is passed over, its shard is then redone."""
         for line in (self._cache / LOG_NAME).read_text(encoding="utf-8").splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if event.get("sha256"):
-                digests[event["path"]] = event["sha256"]
+            with suppress(ValueError):
+                yield json.loads(line)
+
+    def _manifest(self) -> Manifest | None:
         try:
-            manifest = read_manifest(self._cache)
+            return read_manifest(self._cache)
         except InputError:
-            return digests
-        return digests | {shard.path: shard.sha256 for shard in manifest.shards}
+            return None
 
 
 @contextmanager

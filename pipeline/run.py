@@ -1,28 +1,33 @@
 """The Dask graph of a preparation: one task writes one shard. The only room that knows Dask."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 from uuid import uuid4
 
-from distributed import Client, LocalCluster, as_completed, get_worker
+from distributed import Client, KilledWorker, LocalCluster, as_completed, get_worker
 
 from cache_schema.errors import InputError
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
 from cache_schema.manifest import Manifest, Quarantined, write_manifest
 from cache_schema.shard import PARTIAL_SUFFIX
 from pipeline.assemble import assemble_manifest
-from pipeline.case import Preprocessing
+from pipeline.case import Preprocessing, prepare_case, read_sources
 from pipeline.cohorts import Case
 from pipeline.journal import Journal, open_journal
 from pipeline.plan import Plan, ShardPlan
+from pipeline.quality import CaseError
 from pipeline.reuse import Donor, find_donors
 from pipeline.scan import CaseReport, inspect_case
 from pipeline.shard_task import ShardOutcome, make_shard
+
+MAX_FAILURES: Final = 3
+"""How often a shard is tried again after its workers died without a single case to blame."""
 
 
 @runtime_checkable
@@ -147,31 +152,92 @@ def _make_shards(
     *,
     donors: Mapping[str, Donor],
 ) -> list[ShardOutcome]:
-    recorded = journal.shard_digests()
+    recorded, faults = journal.shard_digests(), journal.faults()
     (cache / MANIFEST_NAME).unlink(missing_ok=True)
     # Once more for this run: the manifest that knew them is gone, should the run be killed.
     for path, sha256 in recorded.items():
         journal.record("known", path=path, sha256=sha256)
+    for fault in faults.values():
+        journal.record("quarantined", **fault.model_dump())
     topic = _begin(client, observer, sum(len(shard.cases) for shard in plan.shards))
     task = partial(_make_shard_on_worker, cache=cache, settings=plan.preprocessing, topic=topic)
+
+    def submit(shard: ShardPlan) -> Any:  # noqa: ANN401
+        own = partial(_own, shard=shard)
+        known = {"recorded": recorded.get(shard.path), "faults": own(faults), "donors": own(donors)}
+        return client.submit(task, shard, **known, pure=False)
+
     # Large shards first: the last task to finish is then a small one.
-    queue = sorted(plan.shards, key=lambda shard: -len(shard.cases))
-    futures = {
-        client.submit(
-            task, shard, recorded=recorded.get(shard.path), donors=_own(donors, shard), pure=False
-        ): shard
-        for shard in queue
-    }
-    outcomes = []
-    for future in as_completed(futures):
+    futures = {submit(s): s for s in sorted(plan.shards, key=lambda shard: -len(shard.cases))}
+    outcomes: list[ShardOutcome] = []
+    failures: Counter[str] = Counter()
+    queue = as_completed(futures)
+    for future in queue:
         shard = futures[future]
-        outcome = _outcome_of(future, shard)
-        outcomes.append(outcome)
-        written = outcome.shard.sha256 if outcome.shard else None
-        journal.record("shard", path=shard.path, sha256=written, reused=outcome.reused)
-        for entry in outcome.quarantined:
-            journal.record("quarantined", **entry.model_dump())
+        if future.exception() is None:
+            outcomes.append(future.result())
+            _log_outcome(journal, shard, outcomes[-1])
+            continue
+        failures[shard.path] += 1
+        if failures[shard.path] > MAX_FAILURES:
+            raise InputError(
+                f"{shard.path}: its workers keep dying ({_one_line(future.exception())}); leave each "
+                "of them more memory with fewer --workers"
+            )
+        rest, culprits = _find_culprits(client, shard, plan.preprocessing, future.exception())
+        outcomes.append(ShardOutcome(None, (), culprits, reused=False))
+        _log_outcome(journal, shard, outcomes[-1])
+        if rest.cases:
+            again = submit(rest)
+            futures[again] = rest
+            queue.add(again)
     return outcomes
+
+
+def _log_outcome(journal: Journal, shard: ShardPlan, outcome: ShardOutcome) -> None:
+    written = outcome.shard.sha256 if outcome.shard else None
+    journal.record("shard", path=shard.path, sha256=written, reused=outcome.reused)
+    for entry in outcome.quarantined:
+        journal.record("quarantined", **entry.model_dump())
+
+
+def _find_culprits(
+    client: Client, shard: ShardPlan, settings: Preprocessing, error: BaseException
+) -> tuple[ShardPlan, tuple[Quarantined, ...]]:
+    """Find the cases that break a shard's task or kill its worker, by preparing each one alone.
+
+    Returns:
+        The shard without them, and the cases to quarantine.
+
+    Raises:
+        InputError: If every case alone is sound and no worker died: then it is the writing that
+            fails, as on a full disk, and no case is to blame.
+    """
+    # One after another: a worker that dies takes those along that wait for it.
+    found = [
+        client.submit(_probe_on_worker, case, settings, pure=False).exception()
+        for case in shard.cases
+    ]
+    if not any(found) and not isinstance(error, KilledWorker):
+        raise InputError(f"{shard.path} cannot be written ({_one_line(error)})")
+    tried = list(zip(shard.cases, found, strict=True))
+    rest = replace(shard, cases=tuple(case for case, fault in tried if fault is None))
+    # Without a key: what kills a worker is better not read here, and may go well another time.
+    culprits = tuple(
+        Quarantined(case_id=c.case_id, cohort=c.cohort, reason=_one_line(fault), key=None)
+        for c, fault in tried
+        if fault is not None
+    )
+    return rest, culprits
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _probe_on_worker(case: Case, settings: Preprocessing) -> None:
+    with suppress(CaseError):  # that would have been quarantined where it belongs
+        prepare_case(case, read_sources(case), settings)
 
 
 def _begin(client: Client, observer: Observer, num_cases: int) -> str:
@@ -183,23 +249,24 @@ def _begin(client: Client, observer: Observer, num_cases: int) -> str:
     return topic
 
 
-def _own(donors: Mapping[str, Donor], shard: ShardPlan) -> dict[str, Donor]:
-    """Pick the donors of one shard: a task carries no more than it needs."""
+def _own(entries: Mapping[str, Any], shard: ShardPlan) -> dict[str, Any]:
+    """Pick what concerns one shard, by case id: a task carries no more than it needs."""
     ids = (case.case_id for case in shard.cases)
-    return {case_id: donors[case_id] for case_id in ids if case_id in donors}
+    return {case_id: entries[case_id] for case_id in ids if case_id in entries}
 
 
 def _make_shard_on_worker(
     plan: ShardPlan,
     *,
     recorded: str | None,
+    faults: Mapping[str, Quarantined],
     donors: Mapping[str, Donor],
     cache: Path,
     settings: Preprocessing,
     topic: str,
 ) -> ShardOutcome:
     tell = partial(get_worker().log_event, topic)
-    return make_shard(plan, cache, settings, tell, recorded=recorded, donors=donors)
+    return make_shard(plan, cache, settings, tell, recorded=recorded, faults=faults, donors=donors)
 
 
 def _inspect_on_worker(cases: Sequence[Case], geometry: str, topic: str) -> list[CaseReport]:
@@ -208,19 +275,6 @@ def _inspect_on_worker(cases: Sequence[Case], geometry: str, topic: str) -> list
         reports.append(inspect_case(case, geometry))
         get_worker().log_event(topic, case.case_id)
     return reports
-
-
-def _outcome_of(future: Any, shard: ShardPlan) -> ShardOutcome:  # noqa: ANN401
-    """Take a task's result; if it broke its worker again and again, its cases are quarantined."""
-    error = future.exception()
-    if error is None:
-        result: ShardOutcome = future.result()
-        return result
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    quarantined = tuple(
-        Quarantined(case_id=case.case_id, cohort=case.cohort, reason=reason) for case in shard.cases
-    )
-    return ShardOutcome(None, (), quarantined, reused=False)
 
 
 def _remove_partials(cache: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import CaseRecord, LabelVoxels, Quarantined, ShardRecord
@@ -15,7 +15,7 @@ from pipeline.plan import ShardPlan
 from pipeline.quality import CaseError
 from pipeline.reuse import Donor, find_slices
 
-NO_DONORS: Final[Mapping[str, Donor]] = MappingProxyType({})
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def make_shard(
     on_case: Callable[[str], None],
     *,
     recorded: str | None = None,
-    donors: Mapping[str, Donor] = NO_DONORS,
+    faults: Mapping[str, Quarantined] = NOTHING,
+    donors: Mapping[str, Donor] = NOTHING,
 ) -> ShardOutcome:
     """Write one shard, streaming its cases one after another, or keep the one that is there.
 
@@ -56,26 +57,30 @@ def make_shard(
         settings: How to normalise.
         on_case: Told the id of every case that is done with.
         recorded: SHA-256 of the shard by an earlier run; without it the shard is written anew.
+        faults: Cases that an earlier run quarantined; they stay so while their files are the same.
         donors: Cases of another cache whose slices are copied if their source files are the same.
 
     Returns:
         Records for the manifest. A case that fails is quarantined and the rest go on.
     """
     path = cache / plan.path
-    if _is_whole(path, recorded) and _is_current(plan, path, settings):
+    if _is_whole(path, recorded) and _is_current(plan, path, settings, faults):
         for case in plan.cases:
             on_case(case.case_id)
-        return _outcome(plan, path, (), reused=True)
+        return _outcome(plan, path, faults, reused=True)
     path.unlink(missing_ok=True)
-    quarantined = _write(plan, path, settings, donors, on_case)
-    return _outcome(plan, path, quarantined, reused=False)
+    found = _write(plan, path, settings, donors, on_case)
+    return _outcome(plan, path, found, reused=False)
 
 
 def _is_whole(path: Path, recorded: str | None) -> bool:
     return recorded is not None and path.is_file() and digest(path) == recorded
 
 
-def _is_current(plan: ShardPlan, path: Path, settings: Preprocessing) -> bool:
+def _is_current(
+    plan: ShardPlan, path: Path, settings: Preprocessing, faults: Mapping[str, Quarantined]
+) -> bool:
+    """Tell whether a shard holds what it would hold if it were written now."""
     try:
         with ShardReader(path) as reader:
             attributes, entries = reader.attributes, reader.cases()
@@ -84,15 +89,28 @@ def _is_current(plan: ShardPlan, path: Path, settings: Preprocessing) -> bool:
     owner = TEST_CLIENT if plan.client is None else plan.client
     if (attributes["fingerprint"], attributes["client"]) != (settings.fingerprint, owner):
         return False
-    if [_identity(entry) for entry in entries] != [_identity(case) for case in plan.cases]:
+    stored = {_identity(entry): entry.key for entry in entries}
+    if not stored.keys() <= {_identity(case) for case in plan.cases}:
         return False
+    for case in plan.cases:
+        fault = faults.get(case.case_id)
+        expected = stored.get(_identity(case), fault.key if fault else None)
+        if expected is None or expected != read_key(case):
+            return False
+    return True
+
+
+def read_key(case: Case) -> str | None:
+    """Read the identity of a case's source files, or None if they cannot be read."""
     try:
-        return all(
-            entry.key == source_key(read_sources(case))
-            for entry, case in zip(entries, plan.cases, strict=True)
-        )
+        return source_key(read_sources(case))
     except CaseError:
-        return False
+        return None
+
+
+def quarantine(case: Case, reason: str) -> Quarantined:
+    """Note that a case is left out, and for which files that holds."""
+    return Quarantined(case_id=case.case_id, cohort=case.cohort, reason=reason, key=read_key(case))
 
 
 def _identity(case: Case | CaseEntry) -> tuple[str, str, str, str, str]:
@@ -105,8 +123,9 @@ def _write(
     settings: Preprocessing,
     donors: Mapping[str, Donor],
     on_case: Callable[[str], None],
-) -> tuple[Quarantined, ...]:
-    quarantined: list[Quarantined] = []
+) -> dict[str, Quarantined]:
+    """Write the shard and return the cases that could not be stored, by id."""
+    quarantined: dict[str, Quarantined] = {}
     fingerprint = settings.fingerprint
     with ShardWriter(
         path, plane=settings.plane, fingerprint=fingerprint, client=plan.client
@@ -115,11 +134,9 @@ def _write(
             try:
                 _add(writer, case, settings, donors)
             except CaseError as error:
-                quarantined.append(
-                    Quarantined(case_id=case.case_id, cohort=case.cohort, reason=str(error))
-                )
+                quarantined[case.case_id] = quarantine(case, str(error))
             on_case(case.case_id)
-    return tuple(quarantined)
+    return quarantined
 
 
 def _add(
@@ -137,10 +154,11 @@ def _add(
 
 
 def _outcome(
-    plan: ShardPlan, path: Path, quarantined: tuple[Quarantined, ...], *, reused: bool
+    plan: ShardPlan, path: Path, faults: Mapping[str, Quarantined], *, reused: bool
 ) -> ShardOutcome:
+    """Describe a finished shard; planned cases that it lacks are in `faults`."""
     if not path.exists():
-        return ShardOutcome(None, (), quarantined, reused)
+        return ShardOutcome(None, (), tuple(faults[c.case_id] for c in plan.cases), reused)
     with ShardReader(path) as reader:
         voxels = reader.column("label_voxels")
         entries = reader.cases()
@@ -153,7 +171,9 @@ def _outcome(
     shard = ShardRecord(
         path=plan.path, rows=len(voxels), bytes=path.stat().st_size, sha256=digest(path)
     )
-    return ShardOutcome(shard, tuple(records), quarantined, reused)
+    stored = {entry.case_id for entry in entries}
+    lacking = tuple(faults[c.case_id] for c in plan.cases if c.case_id not in stored)
+    return ShardOutcome(shard, tuple(records), lacking, reused)
 
 
 def _case_record(plan: ShardPlan, case: Case, entry: CaseEntry, labels: LabelVoxels) -> CaseRecord:

@@ -237,7 +237,10 @@ def _manifest(cases: tuple[CaseRecord, ...], shards: tuple[ShardRecord, ...]) ->
         ),
         quarantined=(
             Quarantined(
-                case_id="BraTS20_Training_009", cohort="brats2020", reason="no segmentation file"
+                case_id="BraTS20_Training_009",
+                cohort="brats2020",
+                reason="no segmentation file",
+                key=None,
             ),
         ),
         superseded=(),

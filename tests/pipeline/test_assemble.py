@@ -83,7 +83,7 @@ def test_quarantined_and_excluded_cases_are_listed_together_by_id(small_plan, ou
     )
     first = outcomes[0]
     lost = first.cases[1]
-    entry = {"case_id": lost.case_id, "cohort": lost.cohort, "reason": "t1 is empty"}
+    entry = {"case_id": lost.case_id, "cohort": lost.cohort, "reason": "t1 is empty", "key": None}
     quarantined = read_quarantined(entry)
     outcomes = [replace(first, quarantined=(quarantined,)), *outcomes[1:]]
     manifest = assemble_manifest(plan, outcomes)

@@ -7,9 +7,11 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import dask
 import h5py
 import hdf5plugin  # noqa: F401  # registers LZ4 with plain h5py
 import nibabel as nib
@@ -285,6 +287,59 @@ def test_a_killed_workers_shard_is_done_again_elsewhere(after_kill, small_cache)
 
 def test_a_killed_worker_leaves_no_temporary_file(after_kill):
     assert verify_cache(after_kill) == []
+
+
+@pytest.fixture(scope="module")
+def deadly_run(small_plan, tmp_path_factory):
+    """A run with a case that kills every worker which reads it, on a cluster that forgives no death."""
+    folder = tmp_path_factory.mktemp("deadly")
+    pipe = folder / "t1.nii.gz"
+    os.mkfifo(pipe)
+    case = small_plan.shards[0].cases[2]
+    plan = with_case(small_plan, with_file(case, "t1", pipe))
+    done = threading.Event()
+
+    def kill_readers() -> None:
+        while not done.is_set():
+            try:
+                writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:  # nobody reads
+                time.sleep(0.01)
+                continue
+            for link in Path("/proc").glob("[0-9]*/fd/*"):
+                with suppress(OSError):
+                    if link.resolve() == pipe and int(link.parts[2]) != os.getpid():
+                        os.kill(int(link.parts[2]), signal.SIGKILL)
+            os.close(writer)
+
+    killer = threading.Thread(target=kill_readers)
+    killer.start()
+    try:
+        with (
+            dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+            LocalCluster(
+                n_workers=1,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+            ) as cluster,
+        ):
+            address = cluster.scheduler_address
+            result = run_plan(plan, folder / "cache", Listener(), scheduler=address)
+    finally:
+        done.set()
+        killer.join()
+    return case, result, folder / "cache"
+
+
+def test_a_case_that_kills_its_worker_is_quarantined_alone(deadly_run, small_plan):
+    case, result, cache = deadly_run
+    (lost,) = result.manifest.quarantined
+    assert lost.case_id == case.case_id
+    assert lost.reason.startswith("KilledWorker")
+    planned = {c.case_id for shard in small_plan.shards for c in shard.cases}
+    assert {c.case_id for c in result.manifest.cases} == planned - {case.case_id}
+    assert verify_cache(cache, deep=True) == []
 
 
 def test_an_address_that_is_none_is_refused_by_option(small_plan, tmp_path):

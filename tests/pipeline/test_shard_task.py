@@ -28,12 +28,15 @@ def make(small_plan, tmp_path):
 
     def made(shard, settings=small_plan.preprocessing, cache=tmp_path / "cache"):
         recorded = made.digests.get(shard.path)
-        outcome = make_shard(shard, cache, settings, made.told.append, recorded=recorded)
+        outcome = make_shard(
+            shard, cache, settings, made.told.append, recorded=recorded, faults=made.faults
+        )
+        made.faults |= {entry.case_id: entry for entry in outcome.quarantined}
         if outcome.shard is not None:
             made.digests[shard.path] = outcome.shard.sha256
         return outcome
 
-    made.told, made.digests = [], {}
+    made.told, made.digests, made.faults = [], {}, {}
     return made
 
 
@@ -203,13 +206,21 @@ def test_an_empty_file_quarantines_its_case_alone(shard, make, tmp_path):
     assert len(outcome.cases) == 2
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a shard that lacks a quarantined case never counts as current"
-)
 def test_a_shard_with_a_quarantined_case_is_kept_too(shard, make, tmp_path):
     plan = replace(shard, cases=(truncated(shard.cases[0], "t1", tmp_path), *shard.cases[1:]))
-    make(plan)
-    assert make(plan).reused
+    first = make(plan)
+    assert make(plan) == replace(first, reused=True)
+    assert len(first.quarantined) == 1
+
+
+def test_a_quarantined_case_whose_file_was_mended_is_taken_in(shard, make, tmp_path):
+    bad = truncated(shard.cases[0], "t1", tmp_path)
+    make(replace(shard, cases=(bad, *shard.cases[1:])))
+    bad.files["t1"].write_bytes(shard.cases[0].files["t1"].read_bytes())
+    outcome = make(replace(shard, cases=(bad, *shard.cases[1:])))
+    assert not outcome.reused
+    assert outcome.quarantined == ()
+    assert len(outcome.cases) == 3
 
 
 def test_folder_findings_and_attributes_reach_the_records(shard, make):
