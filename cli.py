@@ -441,8 +441,8 @@ def train_eval(
     device: Device = "auto",
 ) -> None:
     """Score a run on the test set of every cohort: Dice per case in 3D."""
-    from training.evaluate import evaluate, write_evaluation
-    from training.show import score_table
+    from training.evaluate import UNTRAINED_NAME, evaluate, read_means, write_evaluation
+    from training.show import describe_gain, score_table
 
     with _progress("cases") as progress:
         task = progress.add_task("cases", total=None)
@@ -456,6 +456,9 @@ def train_eval(
             ),
         )
     console.print(score_table(evaluation))
+    before = read_means(run, UNTRAINED_NAME)
+    if before is not None and not untrained:
+        console.print(describe_gain(evaluation, before))
     paths = write_evaluation(run, evaluation)
     console.print(f"written: {paths[0]}, {paths[1]}")
 

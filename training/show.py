@@ -1,5 +1,7 @@
 """Tables of scores, for a terminal."""
 
+from collections.abc import Mapping
+
 from rich.table import Table
 
 from cache_schema.manifest import LeakageRecord
@@ -21,6 +23,13 @@ def score_table(evaluation: Evaluation) -> Table:
         dice = (f"{100 * means[key]:.2f}" for key in (*REGIONS, "mean"))
         table.add_row(name, str(int(means["cases"])), *dice)
     return table
+
+
+def describe_gain(evaluation: Evaluation, untrained: Mapping[str, Mapping[str, float]]) -> str:
+    """Say in a line what training gained: the mean Dice over all test cases, before and after."""
+    after = evaluation.means()["all"]
+    gains = (f"{r} {untrained['all'][r]:.3f} to {after[r]:.3f}" for r in REGIONS)
+    return f"Dice untrained to trained: {', '.join(gains)}"
 
 
 def describe_leakage(leakage: LeakageRecord) -> str:
