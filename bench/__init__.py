@@ -1,1 +1,1 @@
-"""Benchmarks: ratios measured within one run."""
+"""Benchmarks: ratios measured within one run, never seconds of one machine against another's."""

@@ -1,31 +1,67 @@
-"""Measure speed as ratios within one run, and keep the figures: `make bench`."""
+"""Measure speed as ratios within one run and keep the figures: `make bench`.
 
+    python -m bench                  everything
+    python -m bench prep reading     these parts only
+    python -m bench --tiny           small phantoms, nothing kept: whether it runs at all
+    python -m bench --table          only write docs/performance.md's table from the kept figures
+
+Real scans are measured too if FEDUNETMM_REAL_DATA names their folder.
+"""
+
+import argparse
 import json
-import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-from bench.cases import find_cases
+from bench.cases import Workbench
+from bench.document import RESULTS, write_table
+from bench.environment import describe_machine
+from bench.memory import measure_memory
+from bench.peers import measure_peers
 from bench.prep import measure_prep
 from bench.reading import measure_reading
+from bench.reuse import measure_reuse
+from bench.scaling import measure_scaling
+from pipeline.quality import BRATS_SHAPE
 
-RESULTS = Path(__file__).parent / "results"
+TINY: Final = (48, 40, 32)
+PARTS: Final[dict[str, Callable[[Workbench], dict[str, object]]]] = {
+    "prep": measure_prep,
+    "scaling": measure_scaling,
+    "peers": measure_peers,
+    "memory": measure_memory,
+    "reuse": measure_reuse,
+    "reading": measure_reading,
+}
 
 
 def main() -> None:
-    """Measure preparation and reading on the same cases, and write a JSON file for each."""
+    """Measure the parts asked for, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure speed.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--tiny", action="store_true", help="small phantoms, nothing kept")
+    parser.add_argument("--table", action="store_true", help="only write the table anew")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if not arguments.table:
+        _measure(arguments.parts or list(PARTS), tiny=arguments.tiny)
+    if not arguments.tiny:
+        write_table()
+
+
+def _measure(parts: list[str], *, tiny: bool) -> None:
+    machine = describe_machine()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        source, cases = find_cases(folder, os.environ.get("FEDUNETMM_REAL_DATA"))
-        shard, prep = measure_prep(cases, folder)
-        figures = {"prep": prep, "reading": measure_reading(shard, folder)}
-    RESULTS.mkdir(exist_ok=True)
-    for name, values in figures.items():
-        document = {"cases": source, **values}
-        (RESULTS / f"{name}.json").write_text(
-            json.dumps(document, indent=1) + "\n", encoding="utf-8"
-        )
-        print(name, json.dumps(document, indent=1))
+        bench = Workbench(Path(scratch), TINY if tiny else BRATS_SHAPE)
+        for name in parts:
+            text = json.dumps({"machine": machine, "figures": PARTS[name](bench)}, indent=1)
+            print(name, text, flush=True)
+            if not tiny:
+                RESULTS.mkdir(exist_ok=True)
+                (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

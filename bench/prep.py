@@ -1,56 +1,109 @@
-"""Preparation by one worker against its floor: inflating the files and writing the same shard."""
+"""Preparation by one worker against its floor: inflating the files and writing the same slices.
 
-import time
+Both sides find their files in the page cache, sync what they write and leave as many bytes of
+slices. The floor knows the answer beforehand: it inflates each file in one call into a buffer of the
+right size and throws the voxels away, then hands finished slices to HDF5 in one call.
+"""
+
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from typing import Final
 
-from isal import igzip
+import h5py
+import hdf5plugin
+import numpy as np
+from isal import isal_zlib
 
-from cache_schema.shard import CaseSlices, ShardWriter
-from pipeline.case import Preprocessing, prepare_case, read_sources
+from bench.cases import Workbench, sources
+from bench.timing import in_turn, per_case, ratio, seconds
+from cache_schema.shard import ShardReader
 from pipeline.cohorts import Case
 from pipeline.plan import ShardPlan
 from pipeline.shard_task import make_shard
 
-REPEATS = 5
-SETTINGS = Preprocessing("zscore", bias_correct=False, geometry="brats", plane=(240, 240))
+REPEATS: Final = 9
 
 
-def measure_prep(cases: Sequence[Case], scratch: Path) -> tuple[Path, dict[str, float]]:
-    """Prepare cases into one shard and compare with the floor, in turn.
+@dataclass(frozen=True)
+class Slices:
+    """What a finished shard holds, decoded."""
 
-    Returns:
-        The shard, and seconds a case, their ratio, and megabytes a case.
-    """
+    image: np.ndarray
+    label: np.ndarray
+
+
+def measure_prep(bench: Workbench) -> dict[str, object]:
+    """Compare preparation and floor on phantom and on real cases."""
+    return {kind: _against_floor(cases, bench) for kind, cases in sources(bench).items()}
+
+
+def make_first_shard(cases: Sequence[Case], bench: Workbench, name: str) -> Callable[[], Path]:
+    """Give the function that prepares cases anew into one shard and returns its path."""
+    cache = bench.folder(name)
     plan = ShardPlan("shard-000.h5", 0, tuple(cases))
-    prepared = [prepare_case(case, read_sources(case), SETTINGS) for case in cases]
-    shard = scratch / plan.path
-    ours, floors = [], []
-    for _ in range(REPEATS):
-        shard.unlink(missing_ok=True)
-        ours.append(_seconds(lambda: make_shard(plan, scratch, SETTINGS, lambda _: None)))
-        floors.append(_seconds(lambda: _floor(cases, prepared, scratch / "floor.h5")))
-    ratios = [a / b for a, b in zip(ours, floors, strict=True)]
-    return shard, {
-        "seconds_per_case": round(median(ours) / len(cases), 4),
-        "floor_seconds_per_case": round(median(floors) / len(cases), 4),
-        "ratio_to_floor": round(median(ratios), 3),
-        "megabytes_per_case": round(shard.stat().st_size / len(cases) / 1e6, 2),
+
+    def work() -> Path:
+        (cache / plan.path).unlink(missing_ok=True)
+        outcome = make_shard(plan, cache, bench.settings, lambda _: None)
+        if outcome.quarantined:
+            raise RuntimeError(f"quarantined: {outcome.quarantined}")
+        return cache / plan.path
+
+    return work
+
+
+def _against_floor(cases: Sequence[Case], bench: Workbench) -> dict[str, float]:
+    prepare = make_first_shard(cases, bench, "prep")
+    shard = prepare()
+    with ShardReader(shard) as reader:
+        slices = Slices(reader.images(slice(None)), reader.labels(slice(None)))
+    files = [path for case in cases for path in case.files.values()]
+    floor = bench.scratch / "floor.h5"
+    taken = in_turn(
+        {
+            "ours": lambda: seconds(prepare),
+            "inflate": lambda: seconds(lambda: _inflate(files)),
+            "write": lambda: seconds(lambda: _write(slices, floor)),
+        },
+        REPEATS,
+    )
+    _check_same_bytes(shard, floor)
+    floors = [a + b for a, b in zip(taken["inflate"], taken["write"], strict=True)]
+    count = len(cases)
+    return {
+        "cases": count,
+        "repeats": REPEATS,
+        "seconds_per_case": per_case(taken["ours"], count),
+        "floor_seconds_per_case": per_case(floors, count),
+        "floor_inflate_seconds_per_case": per_case(taken["inflate"], count),
+        "floor_write_seconds_per_case": per_case(taken["write"], count),
+        "ratio_to_floor": ratio(taken["ours"], floors),
+        "megabytes_per_case": round(shard.stat().st_size / count / 1e6, 2),
     }
 
 
-def _floor(cases: Sequence[Case], prepared: Sequence[CaseSlices], path: Path) -> None:
-    """Do what cannot be avoided: inflate every file, compress and write every slice."""
-    for case in cases:
-        for source in case.files.values():
-            igzip.decompress(source.read_bytes())
-    with ShardWriter(path, plane=(240, 240), fingerprint="floor", client=0) as writer:
-        for slices in prepared:
-            writer.append(slices)
+def _inflate(files: Sequence[Path]) -> None:
+    for path in files:
+        content = path.read_bytes()
+        size = int.from_bytes(content[-4:], "little")
+        isal_zlib.decompress(content, wbits=31, bufsize=size + 1)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def _write(slices: Slices, path: Path) -> None:
+    with h5py.File(path, "w", rdcc_nbytes=0) as file:
+        for name, values in vars(slices).items():
+            chunk = (1, *values.shape[1:])
+            file.create_dataset(name, data=values, chunks=chunk, compression=hdf5plugin.LZ4())
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def _check_same_bytes(shard: Path, floor: Path) -> None:
+    """Make sure that the floor has stored as much as the shard."""
+    with h5py.File(shard) as first, h5py.File(floor) as second:
+        for name in ("image", "label"):
+            stored = [file[name].id.get_storage_size() for file in (first, second)]
+            if stored[0] != stored[1]:
+                raise RuntimeError(f"{name}: {stored[0]} bytes stored, the floor {stored[1]}")

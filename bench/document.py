@@ -1,0 +1,81 @@
+"""The table of docs/performance.md, from the figures that were kept."""
+
+import json
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any, Final
+
+RESULTS: Final = Path(__file__).parent / "results"
+PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
+BEGIN: Final = "<!-- table: python -m bench --table -->"
+END: Final = "<!-- end of table -->"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure with its target.
+
+    Attributes:
+        what: In words.
+        key: Part and keys of the figure in its JSON, with dots.
+        low: The least that is asked for, if any.
+        high: The most that is allowed, if any.
+    """
+
+    what: str
+    key: str
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def target(self) -> str:
+        """The target in words."""
+        if self.low is None:
+            return f"at most {self.high:g}"
+        return f"at least {self.low:g}" if self.high is None else f"{self.low:g} to {self.high:g}"
+
+    def is_met(self, figure: float) -> bool:
+        """Tell whether a figure reaches the target."""
+        return (self.low is None or figure >= self.low) and (
+            self.high is None or figure <= self.high
+        )
+
+
+ROWS: Final = (
+    Row(
+        "Preparing a real case, one worker, times the floor", "prep.real.ratio_to_floor", None, 1.3
+    ),
+    Row("Preparing a phantom case, same", "prep.phantom.ratio_to_floor", None, 1.3),
+    Row("Two workers, times as fast as one", "scaling.speedup_2_workers", 1.8),
+    Row("Preparing, times as fast as MONAI", "peers.times_faster_than_monai", 6),
+    Row("Preparing, times as fast as TorchIO", "peers.times_faster_than_torchio", 5),
+    Row("Worker's peak memory, 40 cases over 4", "memory.ratio_40_to_4", 0.9, 1.1),
+    Row("`--reuse`, times as fast as anew", "reuse.times_faster", 5),
+    Row("Random real slices, share of uncompressed", "reading.real.ratio_to_uncompressed", 0.45),
+    Row("Megabytes of a real case", "reading.real.megabytes_per_case", None, 13),
+    Row("Random phantom slices, share", "reading.phantom.ratio_to_uncompressed", 0.45),
+    Row("Random slices, times as fast as MONAI", "reading.times_faster_than_monai", 500),
+)
+
+
+def write_table() -> None:
+    """Put the table of all kept figures into docs/performance.md, between its two marks."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    table = "\n".join(
+        ["| what | figure | target | met | machine |", "|---|---|---|---|---|", *map(_line, ROWS)]
+    )
+    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+
+
+def _line(row: Row) -> str:
+    part, *keys = row.key.split(".")
+    path = RESULTS / f"{part}.json"
+    document: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    found = reduce(lambda node, key: node.get(key, {}), keys, document.get("figures", {}))
+    if not isinstance(found, int | float):
+        return f"| {row.what} | not measured | {row.target} | — | — |"
+    met = "yes" if row.is_met(found) else "**no**"
+    return f"| {row.what} | {found:g} | {row.target} | {met} | {document['machine']['machine']} |"
