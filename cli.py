@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_QUARANTINED = 3
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 prep = typer.Typer(
     name="prep",
@@ -71,7 +72,9 @@ def _run(app: typer.Typer) -> None:
             raise
         errors.print(f"error: {error}", markup=False)
         sys.exit(EXIT_FAILED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
         errors.print("interrupted; the same command goes on from what is finished", markup=False)
         sys.exit(EXIT_FAILED)
     except Exception as error:
@@ -280,6 +283,10 @@ def prep_partition(
         console.print(f"removed {name}: it belonged to an earlier partition")
     for entry in result.manifest.quarantined:
         errors.print(f"quarantined {entry.case_id}: {entry.reason}", markup=False)
+    for client, count in result.short_clients.items():
+        errors.print(
+            f"client {client} is left with {count} cases, fewer than --min-cases {min_cases}"
+        )
     if result.manifest.quarantined and not allow_quarantined:
         raise typer.Exit(EXIT_QUARANTINED)
 

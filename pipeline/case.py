@@ -68,19 +68,21 @@ def source_key(sources: Mapping[str, bytes]) -> str:
     )
 
 
-def voxel_digest(case: Case) -> str:
-    """Return the identity of a case's voxels, whatever its names and headers: SHA-256 of one modality.
+def voxel_digest(case: Case, modality: str) -> str | None:
+    """Return the identity of a case's voxels in a modality, whatever its names and headers.
 
-    A file that cannot be decoded is identified by its bytes, and a case without any by its id.
+    Returns:
+        SHA-256 of shape, type and voxels, or None if the file is absent, damaged or all zeros: such
+        files look alike and tell nothing about a person.
     """
-    path = next((case.files[name] for name in MODALITIES if name in case.files), None)
-    if path is None:
-        return case.case_id
-    content = path.read_bytes()
+    if modality not in case.files:
+        return None
     try:
-        voxels = decode_nifti(content).voxels
-    except VolumeError:
-        return hashlib.sha256(content).hexdigest()
+        voxels = decode_nifti(case.files[modality].read_bytes()).voxels
+    except (OSError, VolumeError):
+        return None
+    if not voxels.any():
+        return None
     kind = f"{voxels.dtype.str} {voxels.shape}".encode()
     return hashlib.sha256(kind + voxels.tobytes(order="K")).hexdigest()
 

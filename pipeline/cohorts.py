@@ -123,10 +123,13 @@ def _walk(roots: Sequence[Path]) -> list[tuple[Path, list[str]]]:
             raise InputError(f"{root} is not a folder; give the folder that holds the archives")
         for name, folders, files in os.walk(root, followlinks=True):
             folder = Path(name)
+            folders[:] = sorted(set(folders) - {"__MACOSX"})  # resource forks of a mirror's zip
+            identity = _identify(folder.name)
+            if identity is not None and identity in map(_identify, folders) and not files:
+                continue  # a case folder nested in its own name
             # The same folder may be reached from two roots, or again and again through a link.
-            if _identify(folder.name) is not None or folder.resolve() in found:
+            if identity is not None or folder.resolve() in found:
                 folders.clear()
-            folders.sort()
             found.setdefault(folder.resolve(), (folder, sorted(files)))
     return list(found.values())
 
@@ -189,7 +192,8 @@ def _inner_file(entry: Path) -> Path | None:
     """Return the file itself, or the one file inside a mirror's folder named like a file."""
     if entry.is_file():
         return entry
-    inside = [path for path in entry.iterdir() if path.is_file()] if entry.is_dir() else []
+    entries = entry.iterdir() if entry.is_dir() else ()
+    inside = [path for path in entries if path.is_file() and not path.name.startswith(".")]
     return inside[0] if len(inside) == 1 else None
 
 

@@ -10,15 +10,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from cache_schema.vocabulary import UNKNOWN, Grade
+from cache_schema.vocabulary import MODALITIES, UNKNOWN, Grade
 from pipeline.cohorts import Case, Inventory, read_table
 
 _ID_COLUMN: Final = re.compile(r"brats_?20(17|18|19|20)_subject_id", re.IGNORECASE)
 _YEAR_PREFIX: Final = re.compile(r"brats1[789]_", re.IGNORECASE)
 _ABSENT: Final = ("", "na", "n/a", "none")
+
+
+VoxelDigest = Callable[[Case, str], str | None]
+"""Identity of the voxels of a case in a modality, or None where they tell nothing."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,7 @@ class MappingRow:
     grade: Grade
 
 
-def identify(
-    inventory: Inventory, *, voxel_digest: Callable[[Case], str] | None = None
-) -> tuple[Case, ...]:
+def identify(inventory: Inventory, *, voxel_digest: VoxelDigest | None = None) -> tuple[Case, ...]:
     """Tell for every case the patient, the grade and the site.
 
     Cases are of one patient if a name mapping or a TCGA id says so, or if their 2018 and 2019 ids
@@ -40,9 +43,9 @@ def identify(
 
     Args:
         inventory: Cases and name mappings.
-        voxel_digest: Identity of a case's voxels. It is asked only for patients who may be one and
-            the same, those without a cohort in common, from several threads at once. Without it
-            names decide alone.
+        voxel_digest: Identity of the voxels of a case in a modality. It is asked only for patients
+            who may be one and the same, those without a cohort in common, from several threads at
+            once. Without it names decide alone.
 
     Returns:
         The cases in their order, with patient, grade and site filled in. A patient's id is the
@@ -59,25 +62,48 @@ def identify(
 
 
 def _equal_voxels(
-    cases: Sequence[Case], patients: Mapping[str, str], voxel_digest: Callable[[Case], str]
-) -> list[tuple[str, ...]]:
-    """Group the names of cases that hold the same voxels, one case for each patient in doubt."""
+    cases: Sequence[Case], patients: Mapping[str, str], voxel_digest: VoxelDigest
+) -> list[list[str]]:
+    """Group the names of patients who hold the same voxels in some modality.
+
+    One modality settles it, unless a patient has no file of it that tells anything; then those not
+    yet joined are compared by the next.
+    """
+    doubtful = _in_doubt(cases, patients)
+    groups: list[list[str]] = []
+    # Inflating and hashing release the interpreter's lock.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for modality in MODALITIES:
+            digests = list(pool.map(partial(_first_digest, modality, voxel_digest), doubtful))
+            same: defaultdict[str, list[str]] = defaultdict(list)
+            for digest, own in zip(digests, doubtful, strict=True):
+                if digest is not None:
+                    same[digest].append(_name(own[0].case_id))
+            joined = [names for names in same.values() if len(names) > 1]
+            groups += joined
+            if None not in digests:
+                break
+            done = {name for names in joined for name in names}
+            doubtful = [own for own in doubtful if _name(own[0].case_id) not in done]
+    return groups
+
+
+def _in_doubt(cases: Sequence[Case], patients: Mapping[str, str]) -> list[list[Case]]:
+    """List the cases of each patient who has no cohort in common with some other patient."""
     owned: defaultdict[str, list[Case]] = defaultdict(list)
     for case in cases:
         owned[patients[_name(case.case_id)]].append(case)
     mixes = {frozenset(case.cohort for case in own) for own in owned.values()}
-    doubtful = [
-        own[0]
+    return [
+        own
         for own in owned.values()
         if any(mix.isdisjoint(case.cohort for case in own) for mix in mixes)
     ]
-    # Inflating and hashing release the interpreter's lock.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        digests = list(pool.map(voxel_digest, doubtful))
-    same: defaultdict[str, list[str]] = defaultdict(list)
-    for digest, case in zip(digests, doubtful, strict=True):
-        same[digest].append(_name(case.case_id))
-    return [tuple(names) for names in same.values()]
+
+
+def _first_digest(modality: str, voxel_digest: VoxelDigest, own: Sequence[Case]) -> str | None:
+    found = (voxel_digest(case, modality) for case in own)
+    return next((digest for digest in found if digest is not None), None)
 
 
 def _described(case: Case, groups: Mapping[str, str], grades: Mapping[str, Grade]) -> Case:

@@ -1,16 +1,15 @@
-"""The Dask graph of a preparation: one task writes one shard. The only room that knows Dask."""
+"""The Dask graph of a preparation: one task writes one shard."""
 
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 from uuid import uuid4
 
-from distributed import Client, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed import Client, KilledWorker, as_completed, get_worker
 
 from cache_schema.errors import InputError
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
@@ -18,6 +17,7 @@ from cache_schema.manifest import Manifest, Quarantined, write_manifest
 from cache_schema.shard import PARTIAL_SUFFIX
 from pipeline.assemble import assemble_manifest
 from pipeline.case import Preprocessing, prepare_case, read_sources
+from pipeline.cluster import connect
 from pipeline.cohorts import Case
 from pipeline.journal import Journal, open_journal
 from pipeline.plan import Plan, ShardPlan
@@ -48,6 +48,13 @@ class RunResult:
     manifest: Manifest
     num_reused: int
     removed: tuple[str, ...]
+
+    @property
+    def short_clients(self) -> dict[int, int]:
+        """Cases of each client that has fewer than it should: some of its cases were quarantined."""
+        records = self.manifest.partition.clients
+        least = self.manifest.options.min_cases
+        return {record.client: record.cases for record in records if record.cases < least}
 
 
 def run_plan(
@@ -80,7 +87,7 @@ def run_plan(
     """
     donors = find_donors(reuse, plan.preprocessing) if reuse is not None else {}
     cache.mkdir(parents=True, exist_ok=True)
-    with open_journal(cache) as journal, _connect(num_workers, scheduler) as client:
+    with open_journal(cache) as journal, connect(num_workers, scheduler) as client:
         journal.record("started", shards=len(plan.shards), options=plan.options.model_dump())
         outcomes = _make_shards(client, plan, cache.resolve(), journal, observer, donors=donors)
         manifest = assemble_manifest(plan, outcomes)
@@ -110,37 +117,11 @@ def inspect_cases(
         A report for each case, in the order of `cases`.
     """
     chunks = [cases[start : start + 8] for start in range(0, len(cases), 8)]
-    with _connect(num_workers, None) as client:
+    with connect(num_workers, None) as client:
         topic = _begin(client, observer, len(cases))
         task = partial(_inspect_on_worker, geometry=geometry, topic=topic)
         futures = client.map(task, chunks, pure=False)
         return [report for reports in client.gather(futures) for report in reports]
-
-
-@contextmanager
-def _connect(num_workers: int | None, scheduler: str | None) -> Iterator[Client]:
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout="30s")
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"--scheduler {scheduler} cannot be reached ({error}); start one with `dask scheduler`"
-            ) from error
-        with client:
-            yield client
-        return
-    workers = num_workers or len(os.sched_getaffinity(0))
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
 
 
 def _make_shards(

@@ -163,9 +163,9 @@ def test_equal_voxels_under_unrelated_names_are_one_patient(tmp_path):
 def test_voxels_are_read_only_of_patients_who_may_be_one_and_the_same(small_tree):
     asked = []
 
-    def note(case):
+    def note(case, modality):
         asked.append(case.case_id)
-        return case.case_id
+        return f"{case.case_id} {modality}"
 
     inventory = discover([small_tree])
     identify(inventory, voxel_digest=note)

@@ -1,0 +1,62 @@
+"""The Dask cluster that a preparation runs on: one of this machine, or one that runs already."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+
+from distributed import Client, LocalCluster
+
+from cache_schema.errors import InputError
+
+
+@contextmanager
+def connect(num_workers: int | None, scheduler: str | None) -> Iterator[Client]:
+    """Start worker processes on this machine, or join a cluster, for as long as the block lasts.
+
+    Args:
+        num_workers: Processes on this machine, one thread each; all cores by default. They listen
+            on 127.0.0.1 only.
+        scheduler: Address of a cluster that runs already; then no process is started.
+
+    Raises:
+        InputError: If the scheduler cannot be reached.
+    """
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="30s")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--scheduler {scheduler} cannot be reached ({error}); start one with `dask scheduler`"
+            ) from error
+        with client:
+            yield client
+        return
+    with _interrupts_for_main_alone():
+        cluster = LocalCluster(
+            n_workers=num_workers or len(os.sched_getaffinity(0)),
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        )
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+@contextmanager
+def _interrupts_for_main_alone() -> Iterator[None]:
+    """Keep Ctrl-C from the threads and processes that are started meanwhile.
+
+    A terminal sends it to all of them at once; workers would print tracebacks, while the main process
+    ends them in good order.
+    """
+    resource_tracker.ensure_running()  # it would unblock the signal in the thread that starts it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
