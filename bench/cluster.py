@@ -1,4 +1,4 @@
-"""A Dask cluster of this machine, as `prep partition` makes one, ready to work."""
+"""The very Dask cluster that `prep partition` makes, ready to work."""
 
 import time
 from collections.abc import Iterator
@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 
-from distributed import Client, LocalCluster
+from distributed import Client
+
+from pipeline.cluster import connect
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,10 @@ class Cluster:
 def local_cluster(num_workers: int) -> Iterator[Cluster]:
     """Start worker processes and let them import the pipeline; stop them at the end."""
     start = time.perf_counter()
-    with (
-        LocalCluster(
-            n_workers=num_workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with connect(num_workers, None) as client:
         client.wait_for_workers(num_workers)
         client.run(_import_pipeline)
-        yield Cluster(client, cluster.scheduler_address, time.perf_counter() - start)
+        yield Cluster(client, str(client.scheduler_info()["address"]), time.perf_counter() - start)
 
 
 def _import_pipeline() -> None:

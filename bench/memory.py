@@ -6,6 +6,7 @@ from typing import Final
 
 from bench.cases import Workbench, usable_cases
 from bench.cluster import local_cluster
+from bench.prep import ignore
 from pipeline.case import Preprocessing
 from pipeline.cohorts import Case
 from pipeline.plan import ShardPlan
@@ -45,13 +46,9 @@ def _cut(cases: Sequence[Case], size: int) -> list[ShardPlan]:
 def _peak_bytes(plans: Sequence[ShardPlan], cache: Path, settings: Preprocessing) -> int:
     with local_cluster(1) as cluster:
         for plan in plans:
-            cluster.client.submit(make_shard, plan, cache, settings, _ignore, pure=False).result()
+            cluster.client.submit(make_shard, plan, cache, settings, ignore, pure=False).result()
         peaks: dict[str, int] = cluster.client.run(_own_peak_bytes)
         return max(peaks.values())
-
-
-def _ignore(_: str) -> None:
-    """Hear that a case is done."""
 
 
 def _own_peak_bytes() -> int:

@@ -1,7 +1,7 @@
 """Preparation against MONAI and TorchIO filling the caches that their users train from.
 
 All read the same files in the page cache, scale each modality by its non-zero voxels and write to the
-same disk. The peers run as they come, with PyTorch's threads on every core; ours is one process with
+same disk. The peers run as they come, with PyTorch's threads on every core; ours is one worker with
 one thread, and it alone checks the cases, syncs its file and hashes it.
 """
 
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.cases import Workbench, usable_cases
-from bench.prep import make_first_shard
+from bench.cluster import local_cluster
+from bench.prep import in_worker
 from bench.timing import in_turn, per_case, ratio, seconds
 from cache_schema.vocabulary import MODALITIES
 from pipeline.cohorts import SEGMENTATION, Case
@@ -26,17 +27,17 @@ REPEATS: Final = 3
 def measure_peers(bench: Workbench) -> dict[str, object]:
     """Fill every library's cache with the same four phantom cases, in turn."""
     cases = usable_cases(bench.phantoms())[:4]
-    prepare = make_first_shard(cases, bench, "peers-ours")
-    works = {"ours": lambda: seconds(prepare)}
     folders = {"ours": bench.folder("peers-ours")}
+    works: dict[str, Callable[[], float]] = {}
     for name, fill in PEERS.items():
         if find_spec(name) is None:
             print(f"{name} is not installed: skipped")
             continue
         folders[name] = bench.scratch / f"peers-{name}"
         works[name] = _refilled(fill, cases, folders[name])
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), local_cluster(1) as cluster:
         warnings.simplefilter("ignore")  # theirs, about their own dependencies
+        works["ours"] = in_worker(cluster, cases, folders["ours"] / "shard-000.h5", bench.settings)
         taken = in_turn(works, REPEATS)
     figures: dict[str, object] = {"cases": len(cases), "repeats": REPEATS}
     for name, folder in folders.items():

@@ -1,11 +1,14 @@
 """Preparation by one worker against its floor: inflating the files and writing the same slices.
 
-Both sides find their files in the page cache, sync what they write and leave as many bytes of
-slices. The floor knows the answer beforehand: it inflates each file in one call into a buffer of the
-right size and throws the voxels away, then hands finished slices to HDF5 in one call.
+Ours runs in a worker of the cluster that `prep partition` makes, the floor in a process of its own,
+whose memory allocator is left alone: what the worker's settings cost is ours to bear. Both sides find
+their files in the page cache, sync what they write and leave as many bytes of slices. The floor knows
+the answer beforehand: it inflates each file in one call into a buffer of the right size and throws the
+voxels away, then hands finished slices to HDF5 in one call.
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +20,10 @@ import numpy as np
 from isal import isal_zlib
 
 from bench.cases import Workbench, sources
+from bench.cluster import Cluster, local_cluster
 from bench.timing import in_turn, per_case, ratio, seconds
 from cache_schema.shard import ShardReader
+from pipeline.case import Preprocessing
 from pipeline.cohorts import Case
 from pipeline.plan import ShardPlan
 from pipeline.shard_task import make_shard
@@ -36,34 +41,50 @@ class Slices:
 
 def measure_prep(bench: Workbench) -> dict[str, object]:
     """Compare preparation and floor on phantom and on real cases."""
-    return {kind: _against_floor(cases, bench) for kind, cases in sources(bench).items()}
+    with local_cluster(1) as cluster:
+        return {k: _against_floor(cases, bench, cluster) for k, cases in sources(bench).items()}
 
 
-def make_first_shard(cases: Sequence[Case], bench: Workbench, name: str) -> Callable[[], Path]:
-    """Give the function that prepares cases anew into one shard and returns its path."""
-    cache = bench.folder(name)
-    plan = ShardPlan("shard-000.h5", 0, tuple(cases))
+def prepare_anew(cases: Sequence[Case], shard: Path, settings: Preprocessing) -> float:
+    """Prepare cases into one shard, and return the seconds it took."""
+    shard.unlink(missing_ok=True)
+    plan = ShardPlan(shard.name, 0, tuple(cases))
+    start = time.perf_counter()
+    outcome = make_shard(plan, shard.parent, settings, ignore)
+    taken = time.perf_counter() - start
+    if outcome.quarantined:
+        raise RuntimeError(f"quarantined: {outcome.quarantined}")
+    return taken
 
-    def work() -> Path:
-        (cache / plan.path).unlink(missing_ok=True)
-        outcome = make_shard(plan, cache, bench.settings, lambda _: None)
-        if outcome.quarantined:
-            raise RuntimeError(f"quarantined: {outcome.quarantined}")
-        return cache / plan.path
+
+def ignore(_: str) -> None:
+    """Hear that a case is done."""
+
+
+def in_worker(
+    cluster: Cluster, cases: Sequence[Case], shard: Path, settings: Preprocessing
+) -> Callable[[], float]:
+    """Give the function that lets a worker prepare cases and returns the seconds it took there."""
+
+    def work() -> float:
+        task = cluster.client.submit(prepare_anew, cases, shard, settings, pure=False)
+        taken: float = task.result()
+        return taken
 
     return work
 
 
-def _against_floor(cases: Sequence[Case], bench: Workbench) -> dict[str, float]:
-    prepare = make_first_shard(cases, bench, "prep")
-    shard = prepare()
+def _against_floor(cases: Sequence[Case], bench: Workbench, cluster: Cluster) -> dict[str, float]:
+    shard = bench.folder("prep") / "shard-000.h5"
+    prepare = in_worker(cluster, cases, shard, bench.settings)
+    prepare()
     with ShardReader(shard) as reader:
         slices = Slices(reader.images(slice(None)), reader.labels(slice(None)))
     files = [path for case in cases for path in case.files.values()]
     floor = bench.scratch / "floor.h5"
     taken = in_turn(
         {
-            "ours": lambda: seconds(prepare),
+            "ours": prepare,
             "inflate": lambda: seconds(lambda: _inflate(files)),
             "write": lambda: seconds(lambda: _write(slices, floor)),
         },

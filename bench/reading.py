@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.cases import Workbench, sources
 from bench.peers import fill_monai
-from bench.prep import make_first_shard
+from bench.prep import prepare_anew
 from bench.timing import in_turn, ratio, seconds
 from cache_schema.shard import ShardReader
 from cache_schema.vocabulary import MODALITIES
@@ -31,7 +31,8 @@ def measure_reading(bench: Workbench) -> dict[str, object]:
     found = sources(bench)
     figures: dict[str, Any] = {}
     for kind, cases in found.items():
-        shard = make_first_shard(cases, bench, f"reading-{kind}")()
+        shard = bench.folder(f"reading-{kind}") / "shard-000.h5"
+        prepare_anew(cases, shard, bench.settings)
         figures[kind] = _against_uncompressed(shard, bench.scratch / "plain.h5")
         figures[kind]["megabytes_per_case"] = round(shard.stat().st_size / len(cases) / 1e6, 2)
     if find_spec("monai") is None:
