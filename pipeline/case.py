@@ -3,16 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Float16, Int
 
 from cache_schema.shard import CaseSlices
 from cache_schema.vocabulary import MODALITIES
 from pipeline.cohorts import SEGMENTATION, Case
-from pipeline.normalize import NormalizationError, Scaling, normalize
+from pipeline.crop import Crop, crop, place
+from pipeline.normalize import NormalizationError, Scaling, fit, make_scaler
 from pipeline.quality import CaseError, check_geometry, check_label, describe
 from pipeline.volume import Volume, VolumeError, correct_bias_field, decode_nifti
 
@@ -104,26 +105,21 @@ def prepare_case(case: Case, sources: Mapping[str, bytes], settings: Preprocessi
     Raises:
         CaseError: If a file is damaged or the case breaks a rule; it is to be quarantined.
     """
-    volumes = decode_sources(sources)
-    check_geometry(volumes, settings.geometry)
-    _check_plane(volumes[SEGMENTATION], settings.plane)
-    label = check_label(volumes[SEGMENTATION].voxels).T
-    axial = {name: volumes[name].voxels.T for name in MODALITIES if name in volumes}
-    kept = np.flatnonzero(
-        np.any([np.any(v, axis=(1, 2)) for v in (*axial.values(), label)], axis=0)
-    )
+    seg = decode_source(sources, SEGMENTATION)
+    check_geometry({SEGMENTATION: seg}, settings.geometry)
+    _check_plane(seg, settings.plane)
+    lesion = crop(seg.voxels.T)
+    label = replace(lesion, voxels=check_label(lesion.voxels))
+    heads, findings = _read_heads(sources, seg, label, settings)
+    kept = np.flatnonzero(np.any([cut.planes for cut in (*heads.values(), label)], axis=0))
     image = np.zeros((len(kept), len(MODALITIES), *settings.plane), np.float16)
     scalings = [Scaling(0.0, 1.0)] * len(MODALITIES)
-    brain = np.zeros((len(kept), *label.shape[1:]), np.bool_)
     for channel, name in enumerate(MODALITIES):
-        if name in axial:
-            normalised, scalings[channel] = _normalised(name, axial[name], settings)
-            brain |= axial[name][kept] != 0
-            _place(image[:, channel], normalised[kept])
+        if name in heads:
+            scalings[channel] = _normalise(image[:, channel], kept, heads[name], name, settings)
     planes = np.zeros((len(kept), *settings.plane), np.uint8)
-    _place(planes, label[kept])
-    findings = describe(label[kept], brain)
-    shape = volumes[SEGMENTATION].voxels.shape
+    place(planes, label, kept, np.asarray)
+    shape = seg.voxels.shape
     return CaseSlices(
         case_id=case.case_id,
         patient_id=case.patient_id,
@@ -133,29 +129,26 @@ def prepare_case(case: Case, sources: Mapping[str, bytes], settings: Preprocessi
         image=image,
         label=planes,
         z=kept.astype(np.int32),
-        affine=volumes[SEGMENTATION].affine,
+        affine=seg.affine,
         shape=(shape[0], shape[1], shape[2]),
         mean=np.array([scaling.mean for scaling in scalings]),
         std=np.array([scaling.std for scaling in scalings]),
-        present=("t1" in axial, "t1ce" in axial, "t2" in axial, "flair" in axial),
+        present=("t1" in heads, "t1ce" in heads, "t2" in heads, "flair" in heads),
         key=source_key(sources),
         findings="\n".join(findings),
     )
 
 
-def decode_sources(sources: Mapping[str, bytes]) -> dict[str, Volume]:
-    """Decode the files of a case.
+def decode_source(sources: Mapping[str, bytes], role: str) -> Volume:
+    """Decode one file of a case.
 
     Raises:
-        CaseError: Naming the role of the file that is damaged.
+        CaseError: Naming the role of the file if it is damaged.
     """
-    volumes = {}
-    for role, content in sources.items():
-        try:
-            volumes[role] = decode_nifti(content)
-        except VolumeError as error:
-            raise CaseError(f"{role} {error}") from error
-    return volumes
+    try:
+        return decode_nifti(sources[role])
+    except VolumeError as error:
+        raise CaseError(f"{role} {error}") from error
 
 
 def _check_plane(volume: Volume, plane: tuple[int, int]) -> None:
@@ -163,17 +156,48 @@ def _check_plane(volume: Volume, plane: tuple[int, int]) -> None:
         raise CaseError(f"plane {volume.voxels.shape[:2]} does not fit into the cache's {plane}")
 
 
-def _normalised(
-    name: str, axial: Num[np.ndarray, "depth width height"], settings: Preprocessing
-) -> tuple[np.ndarray, Scaling]:
+def _read_heads(
+    sources: Mapping[str, bytes], seg: Volume, label: Crop, settings: Preprocessing
+) -> tuple[dict[str, Crop], list[str]]:
+    """Read modality after modality, keeping of each its head only, and describe the case.
+
+    What there is to find out about labels concerns the few voxels that have one.
+    """
+    labelled = _labelled_voxels(label, seg)
+    in_brain = np.zeros(len(labelled), np.bool_)
+    heads: dict[str, Crop] = {}
+    for name in MODALITIES:
+        if name in sources:
+            volume = decode_source(sources, name)
+            check_geometry({SEGMENTATION: seg, name: volume}, settings.geometry)
+            axial = volume.voxels.T
+            in_brain |= axial.reshape(-1)[labelled] != 0
+            heads[name] = crop(
+                correct_bias_field(axial, axial != 0) if settings.bias_correct else axial
+            )
+    values = label.voxels[label.voxels != 0]
+    return heads, list(describe(values, in_brain))
+
+
+def _labelled_voxels(label: Crop, seg: Volume) -> Int[np.ndarray, " voxel"]:
+    """List the flat indices (k, j, i) of voxels with a label."""
+    inside = np.nonzero(label.voxels)
+    indices = [index + start for index, start in zip(inside, label.corner, strict=True)]
+    flat: np.ndarray = np.ravel_multi_index(indices, seg.voxels.shape[::-1])
+    return flat
+
+
+def _normalise(
+    target: Float16[np.ndarray, "slice height width"],
+    kept: Int[np.ndarray, " slice"],
+    head: Crop,
+    name: str,
+    settings: Preprocessing,
+) -> Scaling:
+    """Normalise one modality into its channel."""
     try:
-        corrected = correct_bias_field(axial, axial != 0) if settings.bias_correct else axial
-        return normalize(corrected, settings.normalize)
+        scaling = fit(head.voxels, settings.normalize)
     except NormalizationError as error:
         raise CaseError(f"{name} {error}") from error
-
-
-def _place(target: np.ndarray, planes: Num[np.ndarray, "slice width height"]) -> None:
-    """Write planes, whose axes are still reversed (j, i), into the low corner of padded (i, j)."""
-    width, height = planes.shape[1:]
-    target[:, :height, :width] = planes.transpose(0, 2, 1)
+    place(target, head, kept, make_scaler(head.voxels, scaling))
+    return scaling

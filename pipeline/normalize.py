@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float16, Num
+
+MAX_TABLE: Final = 2**16
+"""Integers of a wider range are scaled voxel by voxel."""
 
 
 class NormalizationError(ValueError):
@@ -43,7 +47,7 @@ def zscore(values: Num[np.ndarray, " voxel"]) -> Scaling:
     if values.size == 0:
         raise NormalizationError("is empty: every voxel is 0")
     exact = values.astype(np.float64)
-    if not np.isfinite(exact).all():
+    if values.dtype.kind not in "iu" and not np.isfinite(exact).all():
         raise NormalizationError("has voxels that are not finite")
     mean, std = float(exact.mean()), float(exact.std())
     if std == 0.0:
@@ -94,10 +98,48 @@ def normalize(
     Raises:
         NormalizationError: If the modality is empty, constant or not finite; report such a case.
     """
-    brain = image != 0
-    values = image[brain]
-    scaling = NORMALIZATIONS[method](values)
-    clipped = np.clip(values, scaling.low, scaling.high) if np.isfinite(scaling.low) else values
-    normalised = np.zeros(image.shape, np.float16)
-    normalised[brain] = (clipped - scaling.mean) / scaling.std
-    return normalised, scaling
+    scaling = fit(image, method)
+    return make_scaler(image, scaling)(image), scaling
+
+
+def fit(image: Num[np.ndarray, "depth height width"], method: str) -> Scaling:
+    """Fit a scaling to the non-zero voxels of one modality.
+
+    Raises:
+        NormalizationError: If the modality is empty, constant or not finite; report such a case.
+    """
+    return NORMALIZATIONS[method](image[image != 0])
+
+
+def make_scaler(
+    image: Num[np.ndarray, "depth height width"], scaling: Scaling
+) -> Callable[[Num[np.ndarray, "*grid"]], Float16[np.ndarray, "*grid"]]:
+    """Give the function that scales any part of one modality.
+
+    Scanners give integers of a few thousand values. Scaling each value once and looking voxels up
+    gives the same numbers several times faster.
+
+    Args:
+        image: The modality in scanner units.
+        scaling: As it was fitted to the modality.
+
+    Returns:
+        A function from intensities to normalised intensities, 0 where they are 0.
+    """
+    if image.dtype.kind not in "iu":
+        return partial(_scale, scaling=scaling)
+    low, high = int(image.min(initial=0)), int(image.max(initial=0))
+    if high - low >= MAX_TABLE:
+        return partial(_scale, scaling=scaling)
+    # In the order of Python's indices: 0, 1, ... and then those that count from the end.
+    values = np.concatenate([np.arange(high + 1), np.arange(low, 0)]).astype(image.dtype)
+    return partial(_scale(values, scaling).take, mode="wrap")
+
+
+def _scale(values: Num[np.ndarray, "*grid"], scaling: Scaling) -> Float16[np.ndarray, "*grid"]:
+    """Clip, centre and scale what is not 0, in double precision, and round once."""
+    inside = values[values != 0]
+    clipped = np.clip(inside, scaling.low, scaling.high) if np.isfinite(scaling.low) else inside
+    scaled = np.zeros(values.shape, np.float16)
+    scaled[values != 0] = (clipped - scaling.mean) / scaling.std
+    return scaled

@@ -51,22 +51,29 @@ def check_label(voxels: Num[np.ndarray, "i j k"]) -> UInt8[np.ndarray, "i j k"]:
     Raises:
         CaseError: If it holds values other than 0, 1, 2 and 4. A 3 is a label of another year.
     """
+    flat = voxels.ravel(order="K")
+    labelled = flat[flat != 0]  # the few that there is something to check about
     with np.errstate(invalid="ignore"):  # a NaN becomes some byte, which then differs from it
-        label: np.ndarray = voxels.astype(np.uint8)
-    if not np.array_equal(label, voxels):
+        values = labelled.astype(np.uint8)
+    if not np.array_equal(values, labelled):
         raise CaseError("segmentation has values that are not whole numbers from 0 to 4")
-    # A histogram of the few labelled voxels: sorting nine million for their unique values is slow.
-    found = np.flatnonzero(np.bincount(label[label != 0], minlength=256))
+    found = np.flatnonzero(np.bincount(values, minlength=256))
     foreign = sorted(set(found.tolist()) - set(LABELS.values()))
     if foreign:
         raise CaseError(f"segmentation has labels {foreign}; BraTS 2018 to 2020 use 0, 1, 2, 4")
-    return label
+    return voxels.astype(np.uint8)  # order K keeps axial planes contiguous
 
 
-def describe(
-    label: UInt8[np.ndarray, "slice height width"], brain: Bool[np.ndarray, "slice height width"]
-) -> Iterator[str]:
-    """Yield what is unusual about a case that is otherwise sound."""
+def describe(label: UInt8[np.ndarray, "*grid"], brain: Bool[np.ndarray, "*grid"]) -> Iterator[str]:
+    """Yield what is unusual about a case that is otherwise sound.
+
+    Args:
+        label: Every voxel with a label; those without may be among them.
+        brain: Whether the same voxels hold brain in any modality.
+
+    Yields:
+        One sentence a finding.
+    """
     for name, value in LABELS.items():
         if not np.any(label == value):
             yield f"no {name}"

@@ -7,8 +7,8 @@ from itertools import combinations
 from typing import Any
 
 from cache_schema.vocabulary import COHORTS
-from pipeline.case import Preprocessing, decode_sources, prepare_case, read_sources
-from pipeline.cohorts import Case
+from pipeline.case import Preprocessing, decode_source, prepare_case, read_sources
+from pipeline.cohorts import SEGMENTATION, Case
 from pipeline.quality import CaseError
 
 
@@ -76,7 +76,7 @@ def inspect_case(case: Case, geometry: str) -> CaseReport:
     """
     try:
         sources = read_sources(case)
-        plane = decode_sources(sources)["seg"].voxels.shape[:2]
+        plane = decode_source(sources, SEGMENTATION).voxels.shape[:2]
         settings = Preprocessing("zscore", bias_correct=False, geometry=geometry, plane=plane)
         found = prepare_case(case, sources, settings).findings.splitlines()
     except CaseError as error:

@@ -5,6 +5,7 @@ files that are gzip and the reverse.
 """
 
 import gzip
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,8 @@ from isal import igzip, isal_zlib
 from jaxtyping import Bool, Float, Float32, Num, Shaped
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
+MAX_INFLATION: Final = 1032
+"""What deflate can gain at most; a size beyond it comes from a damaged file."""
 
 _UNREADABLE: Final[tuple[type[Exception], ...]] = (
     EOFError,
@@ -59,9 +62,9 @@ def decode_nifti(content: bytes) -> Volume:
         VolumeError: If the bytes are truncated, not NIfTI, or not three-dimensional.
     """
     try:
-        raw = igzip.decompress(content) if content.startswith(GZIP_MAGIC) else content
+        raw = _inflate(content) if content.startswith(GZIP_MAGIC) else content
         image = nib.nifti1.Nifti1Image.from_bytes(raw)
-        voxels = np.asanyarray(image.dataobj)
+        voxels = _view_voxels(raw, image)
     except _UNREADABLE as error:
         raise VolumeError(f"is not a readable NIfTI file ({_one_line(error)})") from error
     if voxels.ndim == 4 and voxels.shape[3] == 1:
@@ -71,6 +74,26 @@ def decode_nifti(content: bytes) -> Volume:
     if image.affine is None or not np.isfinite(image.affine).all():
         raise VolumeError("has no finite affine")
     return Volume(voxels, np.asarray(image.affine, np.float64))
+
+
+def _inflate(content: bytes) -> bytes:
+    """Inflate a gzip file, in one go if its last bytes tell the size, as they do for one member."""
+    size = int.from_bytes(content[-4:], "little")
+    if size <= MAX_INFLATION * len(content):
+        raw: bytes = isal_zlib.decompress(content, wbits=31, bufsize=size + 1)
+        if len(raw) == size:
+            return raw
+    whole: bytes = igzip.decompress(content)
+    return whole
+
+
+def _view_voxels(raw: bytes, image: nib.nifti1.Nifti1Image) -> np.ndarray:
+    """View the voxels where they lie, without a copy, unless the header asks for scaling."""
+    proxy = image.dataobj
+    if not isinstance(proxy, nib.arrayproxy.ArrayProxy) or (proxy.slope, proxy.inter) != (1, 0):
+        return np.asanyarray(proxy)
+    flat = np.frombuffer(raw, proxy.dtype, math.prod(proxy.shape), proxy.offset)
+    return flat.reshape(proxy.shape, order="F")
 
 
 def encode_nifti(voxels: Shaped[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]) -> bytes:

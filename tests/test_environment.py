@@ -100,7 +100,7 @@ def test_constraints_are_names_and_versions_only():
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("extra", ["", "dev", "flower", "monai"])
+@pytest.mark.parametrize("extra", ["", "bench", "dev", "flower", "monai"])
 def test_constraints_satisfy_pyproject(extra):
     project = pyproject()["project"]
     lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
@@ -110,7 +110,12 @@ def test_constraints_satisfy_pyproject(extra):
 
 
 def test_every_extra_is_checked_against_the_constraints():
-    assert set(pyproject()["project"]["optional-dependencies"]) == {"dev", "flower", "monai"}
+    assert set(pyproject()["project"]["optional-dependencies"]) == {
+        "bench",
+        "dev",
+        "flower",
+        "monai",
+    }
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout")

@@ -117,3 +117,15 @@ def test_gain_and_offset_of_the_scanner_do_not_show(seed, gain, offset):
         (values * gain + offset - second.mean) / second.std,
         atol=1e-9,
     )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [(np.int16, -300, 900), (np.uint16, 0, 65536), (">i2", 0, 900), (np.int32, -(2**20), 2**24)],
+)
+def test_looking_up_gives_what_scaling_every_voxel_gives(dtype, low, high):
+    image = np.random.default_rng(0).integers(low, high, (4, 20, 30)).astype(dtype)
+    image[1] = 0
+    normalised, scaling = normalize(image, "zscore")
+    exact = (image.astype(np.float64) - scaling.mean) / scaling.std
+    np.testing.assert_array_equal(normalised, np.where(image == 0, 0, exact).astype(np.float16))

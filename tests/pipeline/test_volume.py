@@ -193,3 +193,14 @@ def test_n4_flattens_a_smooth_field_and_leaves_the_background_at_0():
 
     assert variation(drifted) > 0.2
     assert variation(corrected) < 0.4 * variation(drifted)
+
+
+def test_a_gzip_file_of_several_members_is_read_whole():
+    content = nifti(VOXELS)
+    packed = gzip.compress(content[:400]) + gzip.compress(content[400:])
+    np.testing.assert_array_equal(decode_nifti(packed).voxels, VOXELS)
+
+
+def test_a_gzip_file_padded_with_zeros_is_read():
+    packed = gzip.compress(nifti(VOXELS)) + bytes(512)
+    np.testing.assert_array_equal(decode_nifti(packed).voxels, VOXELS)
