@@ -27,9 +27,9 @@ from pipeline.phantom.patients import (
 )
 from pipeline.phantom.scanner import Scanner, draw_scanners, scan
 from pipeline.phantom.tumour import draw_anatomy
+from pipeline.quality import BRATS_SHAPE
 from pipeline.volume import encode_nifti
 
-BRATS_SHAPE: Final[Shape] = (240, 240, 155)
 MIN_SIDE: Final = 16
 """Voxels. In a smaller volume a tumour would not have three parts."""
 
