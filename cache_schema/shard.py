@@ -42,8 +42,8 @@ STRING_COLUMNS: Final = ("case_id", "patient_id", "cohort", "grade", "site", "ke
 
 
 @dataclass(frozen=True)
-class CaseSlices:
-    """One prepared case: what a shard stores of it.
+class CaseColumns:
+    """What the `cases` table of a shard says of a case, besides its rows.
 
     Attributes:
         case_id: Name of the scan session, such as `Brats18_CBICA_AAB_1`.
@@ -51,9 +51,6 @@ class CaseSlices:
         cohort: One of `vocabulary.COHORTS`.
         grade: `HGG`, `LGG` or `unknown`.
         site: Acquisition site, or `unknown`.
-        image: Normalised intensities of the kept slices, background 0.
-        label: BraTS values 0, 1, 2, 4.
-        z: Index of each kept slice in the source volume, ascending.
         affine: Voxel indices (i, j, k) of the source volume to millimetres, RAS+.
         shape: The source volume's size (i, j, k); the plane may be padded beyond (i, j).
         mean: Subtracted from each modality, in scanner units; 0 where absent.
@@ -68,9 +65,6 @@ class CaseSlices:
     cohort: str
     grade: str
     site: str
-    image: Float16[np.ndarray, "slice 4 height width"]
-    label: UInt8[np.ndarray, "slice height width"]
-    z: Int[np.ndarray, " slice"]
     affine: Float64[np.ndarray, "4 4"]
     shape: tuple[int, int, int]
     mean: Float64[np.ndarray, " 4"]
@@ -81,23 +75,26 @@ class CaseSlices:
 
 
 @dataclass(frozen=True)
-class CaseEntry:
-    """A case as a shard's `cases` table lists it; the fields are those of `CaseSlices`."""
+class CaseSlices(CaseColumns):
+    """One prepared case, to be written.
 
-    case_id: str
-    patient_id: str
-    cohort: str
-    grade: str
-    site: str
+    Attributes:
+        image: Normalised intensities of the kept slices, background 0.
+        label: BraTS values 0, 1, 2, 4.
+        z: Index of each kept slice in the source volume, ascending.
+    """
+
+    image: Float16[np.ndarray, "slice 4 height width"]
+    label: UInt8[np.ndarray, "slice height width"]
+    z: Int[np.ndarray, " slice"]
+
+
+@dataclass(frozen=True)
+class CaseEntry(CaseColumns):
+    """A case that a shard holds, in the rows from `first_row` to before `stop_row`."""
+
     first_row: int
     stop_row: int
-    affine: Float64[np.ndarray, "4 4"]
-    shape: tuple[int, int, int]
-    mean: Float64[np.ndarray, " 4"]
-    std: Float64[np.ndarray, " 4"]
-    present: tuple[bool, bool, bool, bool]
-    key: str
-    findings: str
 
 
 def count_label_voxels(
@@ -219,7 +216,7 @@ class ShardWriter:
             self._file[name][first:] = values
         return first
 
-    def _append_entry(self, case: CaseSlices | CaseEntry, first: int, num_rows: int) -> None:
+    def _append_entry(self, case: CaseColumns, first: int, num_rows: int) -> None:
         own = {name: getattr(case, name, None) for name in (*STRING_COLUMNS, *NUMBER_COLUMNS)}
         self._entries.append({**own, "first_row": first, "stop_row": first + num_rows})
 
@@ -417,6 +414,11 @@ def _open(path: Path) -> Any:  # noqa: ANN401
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    """Tell whether a shard is there with the bytes that were recorded when it was written."""
+    return path.is_file() and digest(path) == sha256
 
 
 def digest(path: Path) -> str:

@@ -8,7 +8,7 @@ import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -65,11 +65,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What lies under the roots: cases by id, and the tables that came with them."""
+    """What lies under the roots: cases by id, and the name mappings that came with them."""
 
     cases: tuple[Case, ...]
     name_mappings: tuple[Path, ...]
-    survival_tables: tuple[Path, ...]
 
 
 def discover(roots: Sequence[Path]) -> Inventory:
@@ -79,7 +78,8 @@ def discover(roots: Sequence[Path]) -> Inventory:
         roots: Folders that hold unpacked archives or mirrors of them.
 
     Returns:
-        Cases sorted by id, `name_mapping*.csv` and `survival*.csv` sorted by path.
+        Cases sorted by id, with what `survival*.csv` tells of them, and `name_mapping*.csv` sorted
+        by path.
 
     Raises:
         InputError: If a root is not a folder, no case is found, or a case lies in two places.
@@ -105,13 +105,12 @@ def discover(roots: Sequence[Path]) -> Inventory:
             "BraTS20_Training_*; give the folder that holds the unpacked archives"
         )
     tables.sort()
-    survival = tuple(path for path in tables if path.name.lower().startswith("survival"))
+    attributes = _read_survival([p for p in tables if p.name.lower().startswith("survival")])
     return Inventory(
         cases=tuple(
-            _with_attributes(cases[name], _read_survival(survival)) for name in sorted(cases)
+            replace(cases[name], attributes=attributes.get(name, {})) for name in sorted(cases)
         ),
         name_mappings=tuple(p for p in tables if p.name.lower().startswith("name_mapping")),
-        survival_tables=survival,
     )
 
 
@@ -219,15 +218,10 @@ def _read_survival(paths: Sequence[Path]) -> dict[str, dict[str, str]]:
     for path in paths:
         for row in read_table(path):
             name, *columns = row
-            identity = _identify(row[name])
-            if identity is not None:
-                attributes[identity[1]] = {column: row[column] for column in columns}
+            case_id = canonical_case_id(row[name])
+            if case_id is not None:
+                attributes[case_id] = {column: row[column] for column in columns}
     return attributes
-
-
-def _with_attributes(case: Case, attributes: Mapping[str, Mapping[str, str]]) -> Case:
-    found = attributes.get(case.case_id)
-    return case if found is None else Case(**{**vars(case), "attributes": found})
 
 
 def canonical_case_id(text: str) -> str | None:

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache as memoize
+from functools import cache as cache_result
 from pathlib import Path
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
-from cache_schema.shard import CaseEntry, ShardReader, digest
+from cache_schema.shard import CaseEntry, ShardReader, is_whole
 from pipeline.case import Preprocessing
 from pipeline.cohorts import Case
 
@@ -25,6 +25,10 @@ class Donor:
     path: Path
     sha256: str
     key: str
+
+
+# Copying does not decode, so damage would be copied too; a shard is hashed once in every process.
+_is_whole_once = cache_result(is_whole)
 
 
 def find_donors(cache: Path, settings: Preprocessing) -> dict[str, Donor]:
@@ -67,15 +71,9 @@ def find_slices(
         The other shard and the case's entry in it, or None if the case has to be prepared.
     """
     donor = donors.get(case.case_id)
-    if donor is None or donor.key != key or not _is_whole(donor.path, donor.sha256):
+    if donor is None or donor.key != key or not _is_whole_once(donor.path, donor.sha256):
         return None
     reader = ShardReader(donor.path)
     entry = next(entry for entry in reader.cases() if entry.case_id == case.case_id)
     renamed = replace(entry, patient_id=case.patient_id, grade=case.grade, site=case.site)
     return reader, renamed
-
-
-@memoize
-def _is_whole(path: Path, sha256: str) -> bool:
-    """Hash a shard once in every process: copying does not decode, so damage would be copied too."""
-    return path.is_file() and digest(path) == sha256

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import CaseRecord, LabelVoxels, Quarantined, ShardRecord
-from cache_schema.shard import TEST_CLIENT, CaseEntry, ShardReader, ShardWriter, digest
+from cache_schema.shard import TEST_CLIENT, CaseEntry, ShardReader, ShardWriter, digest, is_whole
 from pipeline.case import Preprocessing, prepare_case, read_sources, source_key
 from pipeline.cohorts import Case
 from pipeline.plan import ShardPlan
@@ -64,17 +64,13 @@ def make_shard(
         Records for the manifest. A case that fails is quarantined and the rest go on.
     """
     path = cache / plan.path
-    if _is_whole(path, recorded) and _is_current(plan, path, settings, faults):
+    is_kept = recorded is not None and is_whole(path, recorded)
+    if is_kept and _is_current(plan, path, settings, faults):
         for case in plan.cases:
             on_case(case.case_id)
-        return _outcome(plan, path, faults, reused=True)
+        return _outcome(plan, path, faults, kept=recorded)
     path.unlink(missing_ok=True)
-    found = _write(plan, path, settings, donors, on_case)
-    return _outcome(plan, path, found, reused=False)
-
-
-def _is_whole(path: Path, recorded: str | None) -> bool:
-    return recorded is not None and path.is_file() and digest(path) == recorded
+    return _outcome(plan, path, _write(plan, path, settings, donors, on_case), kept=None)
 
 
 def _is_current(
@@ -154,11 +150,14 @@ def _add(
 
 
 def _outcome(
-    plan: ShardPlan, path: Path, faults: Mapping[str, Quarantined], *, reused: bool
+    plan: ShardPlan, path: Path, faults: Mapping[str, Quarantined], *, kept: str | None
 ) -> ShardOutcome:
-    """Describe a finished shard; planned cases that it lacks are in `faults`."""
+    """Describe a finished shard; planned cases that it lacks are in `faults`.
+
+    A shard that was `kept` has been hashed already and is not hashed again.
+    """
     if not path.exists():
-        return ShardOutcome(None, (), tuple(faults[c.case_id] for c in plan.cases), reused)
+        return ShardOutcome(None, (), tuple(faults[c.case_id] for c in plan.cases), reused=False)
     with ShardReader(path) as reader:
         voxels = reader.column("label_voxels")
         entries = reader.cases()
@@ -169,11 +168,11 @@ def _outcome(
         labels = LabelVoxels(NEC=nec, ED=ed, ET=et)
         records.append(_case_record(plan, planned[entry.case_id], entry, labels))
     shard = ShardRecord(
-        path=plan.path, rows=len(voxels), bytes=path.stat().st_size, sha256=digest(path)
+        path=plan.path, rows=len(voxels), bytes=path.stat().st_size, sha256=kept or digest(path)
     )
     stored = {entry.case_id for entry in entries}
     lacking = tuple(faults[c.case_id] for c in plan.cases if c.case_id not in stored)
-    return ShardOutcome(shard, tuple(records), lacking, reused)
+    return ShardOutcome(shard, tuple(records), lacking, reused=kept is not None)
 
 
 def _case_record(plan: ShardPlan, case: Case, entry: CaseEntry, labels: LabelVoxels) -> CaseRecord:

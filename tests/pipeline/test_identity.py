@@ -33,7 +33,7 @@ def describe(tmp_path):
             paths[-1].write_text(text, encoding="utf-8")
         cohorts = {"Brats18": "brats2018", "BraTS19": "brats2019", "BraTS20": "brats2020"}
         cases = tuple(Case(name, cohorts[name[:7]], Path(name), {}) for name in case_ids)
-        return {case.case_id: case for case in identify(Inventory(cases, tuple(paths), ()))}
+        return {case.case_id: case for case in identify(Inventory(cases, tuple(paths)))}
 
     return identified
 
@@ -104,7 +104,7 @@ def test_the_folders_grade_goes_before_the_mappings(tmp_path):
     path = tmp_path / "name_mapping.csv"
     path.write_text(MAPPING_2020)
     case = Case("Brats18_CBICA_AAB_1", "brats2018", tmp_path, {}, grade="LGG")
-    (found,) = identify(Inventory((case,), (path,), ()))
+    (found,) = identify(Inventory((case,), (path,)))
     assert found.grade == "LGG"
 
 
@@ -194,7 +194,7 @@ def test_the_true_mapping_of_2019_names_335_people(real_data):
         for row in rows
         if row[column] != "NA"
     )
-    found = identify(Inventory(cases, (path,), ()))
+    found = identify(Inventory(cases, (path,)))
     in_2019 = [case for case in found if case.cohort == "brats2019"]
     assert Counter(case.cohort for case in found) == {"brats2018": 285, "brats2019": 335}
     assert len({case.patient_id for case in found}) == 335
@@ -206,6 +206,6 @@ def test_the_true_mapping_of_2019_names_335_people(real_data):
     assert (sites["CBICA"], sites["2013"], sites["TMC"], sites["TCIA10"]) == (129, 30, 9, 35)
     assert len(sites) == 14
     # The ids of 2018 and 2019 alone tell as much as the mapping does.
-    assert [case.patient_id for case in identify(Inventory(cases, (), ()))] == [
+    assert [case.patient_id for case in identify(Inventory(cases, ()))] == [
         case.patient_id for case in found
     ]
