@@ -24,6 +24,11 @@ WORKER_ENVIRONMENT: Final = {
 one: half of a worker's time. A worker holds one case either way."""
 
 
+SILENT: Final = logging.CRITICAL + 1
+"""What matters comes back as exceptions. On Ctrl-C the scheduler calls it critical, with a traceback,
+that workers still send word to a client who has just gone."""
+
+
 @contextmanager
 def connect(num_workers: int | None, scheduler: str | None) -> Iterator[Client]:
     """Start worker processes on this machine, or join a cluster, for as long as the block lasts.
@@ -54,7 +59,7 @@ def connect(num_workers: int | None, scheduler: str | None) -> Iterator[Client]:
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
+            silence_logs=SILENT,
         )
     with cluster, Client(cluster) as client:
         yield client
