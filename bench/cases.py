@@ -18,6 +18,8 @@ SETTINGS: Final = Preprocessing("zscore", bias_correct=False, geometry="brats", 
 REAL_DATA: Final = "FEDUNETMM_REAL_DATA"
 NUM_PATIENTS: Final = 5
 """Of the phantom archives; in three cohorts that makes about 13 cases."""
+MANY_PATIENTS: Final = 15
+"""Their scans in three cohorts make more than 40 cases."""
 
 
 @dataclass(frozen=True)

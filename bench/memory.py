@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.cases import Workbench, usable_cases
+from bench.cases import MANY_PATIENTS, Workbench, usable_cases
 from bench.cluster import local_cluster
 from bench.prep import ignore
 from pipeline.case import Preprocessing
@@ -14,8 +14,6 @@ from pipeline.shard_task import make_shard
 
 REPEATS: Final = 3
 FEW, MANY = 4, 40
-MANY_PATIENTS: Final = 15
-"""Their scans in three cohorts make more than 40 cases."""
 
 
 def measure_memory(bench: Workbench) -> dict[str, object]:

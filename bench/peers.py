@@ -1,24 +1,26 @@
 """Preparation against MONAI and TorchIO filling the caches that their users train from.
 
 All read the same files in the page cache, scale each modality by its non-zero voxels and write to the
-same disk. The peers run as they come, with PyTorch's threads on every core; ours is one worker with
-one thread, and it alone checks the cases, syncs its file and hashes it.
+same disk. The peers run as they come, with PyTorch's threads on every core; ours runs as it comes too,
+one worker a core, and once more with a single worker. It alone checks the cases, syncs and hashes.
 """
 
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from bench.cases import Workbench, usable_cases
-from bench.cluster import local_cluster
-from bench.prep import in_worker
+from bench.cluster import Cluster, local_cluster
+from bench.prep import in_worker, prepare_anew
 from bench.timing import in_turn, per_case, ratio, seconds
 from cache_schema.vocabulary import MODALITIES
+from pipeline.case import Preprocessing
 from pipeline.cohorts import SEGMENTATION, Case
 
 REPEATS: Final = 3
@@ -35,17 +37,40 @@ def measure_peers(bench: Workbench) -> dict[str, object]:
             continue
         folders[name] = bench.scratch / f"peers-{name}"
         works[name] = _refilled(fill, cases, folders[name])
-    with warnings.catch_warnings(), local_cluster(1) as cluster:
+    num_cores = len(os.sched_getaffinity(0))
+    with (
+        warnings.catch_warnings(),
+        local_cluster(1) as one_worker,
+        local_cluster(num_cores) as workers,
+    ):
         warnings.simplefilter("ignore")  # theirs, about their own dependencies
-        works["ours"] = in_worker(cluster, cases, folders["ours"] / "shard-000.h5", bench.settings)
+        shard = folders["ours"] / "shard-000.h5"
+        works["one_worker"] = in_worker(one_worker, cases, shard, bench.settings)
+        works["ours"] = partial(_on_all_workers, workers, cases, folders["ours"], bench.settings)
         taken = in_turn(works, REPEATS)
-    figures: dict[str, object] = {"cases": len(cases), "repeats": REPEATS}
-    for name, folder in folders.items():
+    figures: dict[str, object] = {"cases": len(cases), "repeats": REPEATS, "workers": num_cores}
+    for name in works:
         figures[f"{name}_seconds_per_case"] = per_case(taken[name], len(cases))
+    for name, folder in folders.items():
         figures[f"{name}_megabytes_per_case"] = round(_num_bytes(folder) / len(cases) / 1e6, 1)
-    for name in taken.keys() - {"ours"}:
+    for name in folders.keys() - {"ours"}:
         figures[f"times_faster_than_{name}"] = ratio(taken[name], taken["ours"])
+        figures[f"one_worker_times_faster_than_{name}"] = ratio(taken[name], taken["one_worker"])
     return figures
+
+
+def _on_all_workers(
+    cluster: Cluster, cases: Sequence[Case], folder: Path, settings: Preprocessing
+) -> float:
+    """Let workers share the cases, one a shard."""
+    shutil.rmtree(folder)
+    shards = [(case, folder / f"shard-{number:03}.h5") for number, case in enumerate(cases)]
+
+    def work() -> None:
+        submit = partial(cluster.client.submit, prepare_anew, settings=settings, pure=False)
+        cluster.client.gather([submit([case], shard) for case, shard in shards])
+
+    return seconds(work)
 
 
 def _refilled(

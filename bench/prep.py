@@ -122,9 +122,11 @@ def _write(slices: Slices, path: Path) -> None:
 
 
 def _check_same_bytes(shard: Path, floor: Path) -> None:
-    """Make sure that the floor has stored as much as the shard."""
+    """Make sure that the floor has stored as much as the shard: two builds of LZ4 differ by a hair."""
     with h5py.File(shard) as first, h5py.File(floor) as second:
-        for name in ("image", "label"):
-            stored = [file[name].id.get_storage_size() for file in (first, second)]
-            if stored[0] != stored[1]:
-                raise RuntimeError(f"{name}: {stored[0]} bytes stored, the floor {stored[1]}")
+        ours, theirs = (
+            sum(file[name].id.get_storage_size() for name in ("image", "label"))
+            for file in (first, second)
+        )
+    if abs(ours - theirs) > theirs / 500:
+        raise RuntimeError(f"{ours} bytes stored, the floor {theirs}")

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from bench.cases import Workbench
+from bench.cases import MANY_PATIENTS, Workbench
 from bench.cluster import Cluster, Silence, local_cluster
 from bench.timing import in_turn, per_case, ratio, seconds
 from pipeline.plan import Plan, make_plan
@@ -15,7 +15,7 @@ REPEATS: Final = 5
 
 def measure_reuse(bench: Workbench) -> dict[str, object]:
     """Prepare phantom archives for another alpha, with and without `--reuse`, in turn."""
-    roots = [bench.phantoms()]
+    roots = [bench.phantoms(MANY_PATIENTS)]
     first = make_plan(roots, bench.options(clients=4, alpha=1.0))
     second = make_plan(roots, bench.options(clients=4, alpha=0.5, seed=1))
     donor = bench.scratch / "donor"

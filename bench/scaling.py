@@ -6,23 +6,23 @@ from functools import partial
 from statistics import median
 from typing import Final
 
-from bench.cases import Workbench
+from bench.cases import MANY_PATIENTS, Workbench
 from bench.cluster import Cluster, Silence, local_cluster
 from bench.timing import in_turn, per_case, ratio, seconds
 from pipeline.plan import Plan, make_plan
 from pipeline.run import run_plan
 
-REPEATS: Final = 5
+REPEATS: Final = 3
 WORKERS: Final = (1, 2)
 
 
 def measure_scaling(bench: Workbench) -> dict[str, object]:
     """Prepare phantom archives with one and with two workers, in turn.
 
-    One case a shard: what is measured is the cluster, not how evenly a partition happens to fall.
+    Two cases a shard: what is measured is the cluster, not how evenly a partition happens to fall.
     The clusters run beforehand; their start is reported apart.
     """
-    plan = make_plan([bench.phantoms()], bench.options(clients=2, shard_cases=1))
+    plan = make_plan([bench.phantoms(MANY_PATIENTS)], bench.options(clients=2, shard_cases=2))
     with ExitStack() as stack:
         clusters = {n: stack.enter_context(local_cluster(n)) for n in WORKERS}
         taken = in_turn(

@@ -7,18 +7,20 @@ HDF5 handle carried over a fork returns wrong data without an error (pytorch iss
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import h5py
 import hdf5plugin
 import numpy as np
-from jaxtyping import Float16, Float64, Int, UInt8
+from jaxtyping import Float16, Float64, Int, Integer, UInt8, UInt32
 
+from cache_schema.chunk import checksum, compress_chunk
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import LABEL_CONVENTION, MODALITIES
 
@@ -28,7 +30,12 @@ PARTIAL_SUFFIX: Final = ".partial"
 TEST_CLIENT: Final = -1
 """What a shard of the test set has for its client attribute."""
 
-ROW_COLUMNS: Final = {"case_index": np.int32, "z": np.int32}
+ROW_COLUMNS: Final[dict[str, tuple[type, tuple[int, ...]]]] = {
+    "case_index": (np.int32, ()),
+    "z": (np.int32, ()),
+    "label_voxels": (np.int32, (3,)),
+    "checksum": (np.uint32, (2,)),
+}
 NUMBER_COLUMNS: Final[dict[str, tuple[type, tuple[int, ...]]]] = {
     "first_row": (np.int64, ()),
     "stop_row": (np.int64, ()),
@@ -37,7 +44,10 @@ NUMBER_COLUMNS: Final[dict[str, tuple[type, tuple[int, ...]]]] = {
     "mean": (np.float64, (4,)),
     "std": (np.float64, (4,)),
     "present": (np.bool_, (4,)),
+    "checksum": (np.uint32, ()),
 }
+CHUNKED: Final = ("image", "label")
+"""Datasets of one compressed chunk a row."""
 STRING_COLUMNS: Final = ("case_id", "patient_id", "cohort", "grade", "site", "key", "findings")
 
 
@@ -74,37 +84,66 @@ class CaseColumns:
     findings: str
 
 
+class Slice(NamedTuple):
+    """One slice: normalised intensities with background 0, and BraTS values 0, 1, 2, 4."""
+
+    image: Float16[np.ndarray, "4 height width"]
+    label: UInt8[np.ndarray, "height width"]
+
+
 @dataclass(frozen=True)
 class CaseSlices(CaseColumns):
     """One prepared case, to be written.
 
     Attributes:
-        image: Normalised intensities of the kept slices, background 0.
-        label: BraTS values 0, 1, 2, 4.
         z: Index of each kept slice in the source volume, ascending.
+        slices: The kept slices in that order; made one by one, they need not be in memory together.
     """
 
-    image: Float16[np.ndarray, "slice 4 height width"]
-    label: UInt8[np.ndarray, "slice height width"]
     z: Int[np.ndarray, " slice"]
+    slices: Iterable[Slice]
 
 
 @dataclass(frozen=True)
 class CaseEntry(CaseColumns):
-    """A case that a shard holds, in the rows from `first_row` to before `stop_row`."""
+    """A case that a shard holds.
+
+    Attributes:
+        first_row: The case's first slice.
+        stop_row: The row after its last slice.
+        checksum: Of what the shard's tables say of the case, see docs/format.md.
+    """
 
     first_row: int
     stop_row: int
+    checksum: int
 
 
-def count_label_voxels(
-    label: UInt8[np.ndarray, "slice height width"],
-) -> Int[np.ndarray, "slice 3"]:
-    """Count the voxels of NEC, ED and ET (labels 1, 2, 4) in every slice."""
-    counts = np.zeros((len(label), 3), np.int32)
-    for row in np.flatnonzero(label.any(axis=(1, 2))):  # most slices hold no lesion
-        counts[row] = [np.count_nonzero(label[row] == value) for value in (1, 2, 4)]
-    return counts
+@dataclass(frozen=True)
+class StoredCase:
+    """A case as a shard stores it, slices compressed, found to be what was once written.
+
+    Attributes:
+        entry: The case; patient, grade and site may be replaced.
+        z: Index of each slice in the source volume.
+        label_voxels: Voxels of NEC, ED and ET in each slice.
+        checksums: CRC-32 of each slice's two chunks.
+        chunks: Image and label of each slice.
+    """
+
+    entry: CaseEntry
+    z: Int[np.ndarray, " slice"]
+    label_voxels: Int[np.ndarray, "slice 3"]
+    checksums: UInt32[np.ndarray, "slice 2"]
+    chunks: tuple[tuple[bytes, bytes], ...]
+
+
+def count_label_voxels(label: UInt8[np.ndarray, "height width"]) -> tuple[int, int, int]:
+    """Count the voxels of NEC, ED and ET (labels 1, 2, 4) in a slice."""
+    if not label.any():  # most slices hold no lesion
+        return 0, 0, 0
+    nec, ed, et = (int(np.count_nonzero(label == value)) for value in (1, 2, 4))
+    return nec, ed, et
 
 
 class ShardWriter:
@@ -112,6 +151,9 @@ class ShardWriter:
 
     A context manager: leaving it normally syncs and renames the file, leaving it by an exception, or
     without any case, removes what was written.
+
+    Attributes:
+        sha256: Of the finished file, in hexadecimal; None before that, or if there is none.
     """
 
     def __init__(
@@ -130,6 +172,7 @@ class ShardWriter:
             fingerprint: Identity of the preprocessing parameters and version.
             client: Client that the cases belong to, or None for the test set.
         """
+        self.sha256: str | None = None
         self._path = path
         self._partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
         self._entries: list[dict[str, Any]] = []
@@ -147,6 +190,7 @@ class ShardWriter:
             client=TEST_CLIENT if client is None else client,
         )
         self._create_tables(plane)
+        self._chunked = {name: self._file[name].id for name in CHUNKED}
 
     def _create_tables(self, plane: tuple[int, int]) -> None:
         def table(name: str, tail: tuple[int, ...], dtype: type, **options: Any) -> None:  # noqa: ANN401
@@ -155,9 +199,8 @@ class ShardWriter:
         lz4 = hdf5plugin.LZ4()
         table("image", (4, *plane), np.float16, chunks=(1, 4, *plane), compression=lz4)
         table("label", plane, np.uint8, chunks=(1, *plane), compression=lz4)
-        for name, dtype in ROW_COLUMNS.items():
-            table(name, (), dtype, chunks=(1024,))
-        table("label_voxels", (3,), np.int32, chunks=(1024, 3))
+        for name, (dtype, tail) in ROW_COLUMNS.items():
+            table(name, tail, dtype, chunks=(1024, *tail))
 
     def append(self, case: CaseSlices) -> None:
         """Add the slices of one case below those already there.
@@ -165,60 +208,71 @@ class ShardWriter:
         Cases come in ascending order of their ids, and a case's slices in ascending order of z.
 
         Raises:
-            ValueError: If the order is broken; the caller sorts.
+            ValueError: If the order is broken, or there are more slices than indices or fewer.
         """
-        rows = {
-            "image": case.image,
-            "label": case.label,
-            "label_voxels": count_label_voxels(case.label),
-        }
-        first = self._append_columns(case.case_id, case.z)
-        for name, values in rows.items():
-            dataset = self._file[name]
-            dataset.resize(first + len(values), axis=0)
-            dataset[first:] = values
-        self._append_entry(case, first, len(case.z))
+        first = self._make_room(case.case_id, case.z)
+        voxels, checksums = [], []
+        for row, (image, label) in enumerate(case.slices, start=first):
+            chunks = compress_chunk(image), compress_chunk(label)
+            checksums.append(self._write_chunks(row, chunks))
+            voxels.append(count_label_voxels(label))
+        if len(voxels) != len(case.z):
+            raise ValueError(
+                f"{case.case_id} has {len(voxels)} slices, but {len(case.z)} indices z"
+            )
+        self._append_rows(
+            case, first, case.z, np.array(voxels, np.int32), np.array(checksums, np.uint32)
+        )
 
-    def copy(self, source: "ShardReader", entry: CaseEntry) -> None:
+    def copy(self, case: StoredCase) -> None:
         """Add a case of another shard below those already there, without decoding its slices.
 
         Args:
-            source: A shard with the same plane and preprocessing.
-            entry: The case as `source` lists it; patient, grade and site may have been replaced.
+            case: From a shard with the same plane and preprocessing.
 
         Raises:
             ValueError: If the order of cases is broken; the caller sorts.
-            InputError: If `source` is damaged.
         """
-        rows = range(entry.first_row, entry.stop_row)
-        first = self._append_columns(entry.case_id, source.column("z")[rows.start : rows.stop])
-        for name in ("image", "label"):
-            dataset = self._file[name]
-            dataset.resize(first + len(rows), axis=0)
-            corner = (0,) * (dataset.ndim - 1)
-            for row, (mask, chunk) in enumerate(source.chunks(name, rows), start=first):
-                dataset.id.write_direct_chunk((row, *corner), chunk, mask)
-        voxels = self._file["label_voxels"]
-        voxels.resize(first + len(rows), axis=0)
-        voxels[first:] = source.column("label_voxels")[rows.start : rows.stop]
-        self._append_entry(entry, first, len(rows))
+        first = self._make_room(case.entry.case_id, case.z)
+        for row, chunks in enumerate(case.chunks, start=first):
+            self._write_chunks(row, chunks)
+        self._append_rows(case.entry, first, case.z, case.label_voxels, case.checksums)
 
-    def _append_columns(self, case_id: str, z: Int[np.ndarray, " slice"]) -> int:
-        """Add a case's narrow columns and return its first row."""
+    def _make_room(self, case_id: str, z: Int[np.ndarray, " slice"]) -> int:
+        """Lengthen the tables by a case's slices and return the first of its rows."""
         if self._entries and case_id <= self._entries[-1]["case_id"]:
             raise ValueError(f"{case_id} comes after {self._entries[-1]['case_id']}")
         if np.any(np.diff(z) <= 0):
             raise ValueError(f"slices of {case_id} are not in ascending order")
         first = len(self._file["z"])
-        index = np.full(len(z), len(self._entries), np.int32)
-        for name, values in (("case_index", index), ("z", z)):
+        for name in (*ROW_COLUMNS, *CHUNKED):
             self._file[name].resize(first + len(z), axis=0)
-            self._file[name][first:] = values
         return first
 
-    def _append_entry(self, case: CaseColumns, first: int, num_rows: int) -> None:
+    def _write_chunks(self, row: int, chunks: tuple[bytes, bytes]) -> tuple[int, int]:
+        """Store a slice's image and label, both compressed, and return their checksums."""
+        image, label = chunks
+        self._chunked["image"].write_direct_chunk((row, 0, 0, 0), image)
+        self._chunked["label"].write_direct_chunk((row, 0, 0), label)
+        return checksum(image), checksum(label)
+
+    def _append_rows(
+        self,
+        case: CaseColumns,
+        first: int,
+        z: Int[np.ndarray, " slice"],
+        label_voxels: Int[np.ndarray, "slice 3"],
+        checksums: UInt32[np.ndarray, "slice 2"],
+    ) -> None:
+        """Write what the tables say of a case."""
+        self._file["case_index"][first:] = len(self._entries)
+        self._file["z"][first:] = z
+        self._file["label_voxels"][first:] = label_voxels
+        self._file["checksum"][first:] = checksums
         own = {name: getattr(case, name, None) for name in (*STRING_COLUMNS, *NUMBER_COLUMNS)}
-        self._entries.append({**own, "first_row": first, "stop_row": first + num_rows})
+        rows = {"first_row": first, "stop_row": first + len(z)}
+        own_checksum = _checksum_tables(case, (z, label_voxels, checksums))
+        self._entries.append({**own, **rows, "checksum": own_checksum})
 
     def __enter__(self) -> "ShardWriter":
         """Return the writer itself."""
@@ -240,7 +294,10 @@ class ShardWriter:
         if not whole:
             self._partial.unlink(missing_ok=True)
             return
-        _sync(self._partial)
+        with ThreadPoolExecutor(1) as pool:  # the disk writes while the processor hashes
+            synced = pool.submit(_sync, self._partial)
+            self.sha256 = digest(self._partial)
+            synced.result()
         self._partial.replace(self._path)
         _sync(self._path.parent)
 
@@ -355,19 +412,54 @@ class ShardReader:
                 dataset.read_direct(values, np.s_[row], np.s_[position])
             return values
 
-    def column(self, name: str) -> Int[np.ndarray, "slice ..."]:
-        """Read a whole per-slice column: `case_index`, `z` or `label_voxels`."""
+    def column(self, name: str) -> Integer[np.ndarray, "slice ..."]:
+        """Read a whole per-slice column: a key of `ROW_COLUMNS`."""
         with self._opened() as file:
             values: np.ndarray = file[name][:]
             return values
 
-    def chunks(self, name: str, rows: range) -> Iterator[tuple[int, bytes]]:
-        """Read slices of `image` or `label` as they are stored: filter mask and compressed bytes."""
+    def chunks(self, rows: range) -> Iterator[tuple[bytes, bytes]]:
+        """Read image and label of slices as they are stored, compressed."""
         with self._opened() as file:
-            dataset = file[name]
-            corner = (0,) * (dataset.ndim - 1)
+            images, labels = (file[name].id for name in CHUNKED)
             for row in rows:
-                yield dataset.id.read_direct_chunk((row, *corner))
+                _, image = images.read_direct_chunk((row, 0, 0, 0))
+                _, label = labels.read_direct_chunk((row, 0, 0))
+                yield image, label
+
+    def damaged_rows(self, entry: CaseEntry) -> list[int]:
+        """List a case's slices whose stored bytes are not those that were once written."""
+        rows = range(entry.first_row, entry.stop_row)
+        expected = self.column("checksum")
+        return [
+            row
+            for row, pair in zip(rows, self.chunks(rows), strict=True)
+            if not _is_sound(pair, expected[row])
+        ]
+
+    def has_sound_tables(self, entry: CaseEntry) -> bool:
+        """Tell whether the tables say of a case what was once written, names and place apart."""
+        return _checksum_tables(entry, self._rows(entry)) == entry.checksum
+
+    def stored(self, entry: CaseEntry) -> StoredCase:
+        """Read a case as it is stored, without decoding it.
+
+        Raises:
+            InputError: If a slice or a table is not what was once written.
+        """
+        z, voxels, checksums = self._rows(entry)
+        chunks = tuple(self.chunks(range(entry.first_row, entry.stop_row)))
+        if not all(map(_is_sound, chunks, checksums)) or not self.has_sound_tables(entry):
+            raise InputError(
+                f"{self.path}: {entry.case_id} is damaged; see `prep verify --deep` on its cache"
+            )
+        return StoredCase(entry, z, voxels, checksums, chunks)
+
+    def _rows(self, entry: CaseEntry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Read what the tables say of a case's slices: z, label voxels, checksums."""
+        rows = slice(entry.first_row, entry.stop_row)
+        z, voxels, checksums = (self.column(n)[rows] for n in ("z", "label_voxels", "checksum"))
+        return z, voxels, checksums
 
     def cases(self) -> tuple[CaseEntry, ...]:
         """Read the table of cases."""
@@ -391,7 +483,23 @@ def _entry(row: dict[str, Any]) -> CaseEntry:
         mean=row["mean"],
         std=row["std"],
         present=(bool(t1), bool(t1ce), bool(t2), bool(flair)),
+        checksum=int(row["checksum"]),
     )
+
+
+def _is_sound(chunks: tuple[bytes, bytes], expected: UInt32[np.ndarray, " 2"]) -> bool:
+    image, label = chunks
+    return (checksum(image), checksum(label)) == tuple(expected)
+
+
+def _checksum_tables(case: CaseColumns, rows: Sequence[np.ndarray]) -> int:
+    """Return the CRC-32 of what a shard's tables say of a case, names and place in the shard apart."""
+    crc = 0
+    for values in rows:
+        crc = checksum(values.tobytes(), crc)
+    for name in ("affine", "shape", "mean", "std", "present"):
+        crc = checksum(np.asarray(getattr(case, name), NUMBER_COLUMNS[name][0]).tobytes(), crc)
+    return checksum(f"{case.key}\n{case.findings}".encode(), crc)
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401

@@ -55,7 +55,10 @@ def _shard_problems(
         try:
             yield from _table_problems(shard.path, reader, manifest, cases)
             for entry in reader.cases():
-                yield from _slice_problems(shard.path, reader, entry)
+                found = list(_slice_problems(shard.path, reader, entry))
+                yield from found
+                if not found and not reader.has_sound_tables(entry):
+                    yield f"{shard.path}: the tables of {entry.case_id} differ from their checksum"
         except InputError as error:
             yield str(error)
 
@@ -92,19 +95,27 @@ def _case_differences(entry: CaseEntry, case: CaseRecord) -> Iterator[str]:
 def _slice_problems(name: str, reader: ShardReader, entry: CaseEntry) -> Iterator[str]:
     counts = reader.column("label_voxels")
     planes = reader.column("z")
+    damaged = reader.damaged_rows(entry)
     for row in range(entry.first_row, entry.stop_row):
-        place = f"{name}: {entry.case_id} slice z={planes[row]}"
-        try:
-            image, label = reader.images([row]), reader.labels([row])
-        except InputError as error:
-            yield f"{place}: cannot be decoded ({error})"
-            continue
-        if not np.isfinite(image).all():
-            yield f"{place}: has values that are not finite"
-        if not np.isin(label, (0, *LABELS.values())).all():
-            yield f"{place}: has labels other than 0, 1, 2, 4"
-        elif not np.array_equal(count_label_voxels(label)[0], counts[row]):
-            yield f"{place}: its labels differ from label_voxels"
+        problem = _slice_problem(reader, row, counts[row].tolist())
+        if problem is None and row in damaged:
+            problem = "its stored bytes differ from their checksum"
+        if problem is not None:
+            yield f"{name}: {entry.case_id} slice z={planes[row]}: {problem}"
+
+
+def _slice_problem(reader: ShardReader, row: int, counts: list[int]) -> str | None:
+    try:
+        (image,), (label,) = reader.images([row]), reader.labels([row])
+    except InputError as error:
+        return f"cannot be decoded ({error})"
+    if not np.isfinite(image).all():
+        return "has values that are not finite"
+    if not np.isin(label, (0, *LABELS.values())).all():
+        return "has labels other than 0, 1, 2, 4"
+    if list(count_label_voxels(label)) != counts:
+        return "its labels differ from label_voxels"
+    return None
 
 
 def _foreign_files(cache: Path, manifest: Manifest) -> Iterator[str]:

@@ -2,23 +2,26 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float16, Int
+from jaxtyping import Int
 
-from cache_schema.shard import CaseSlices
+from cache_schema.shard import CaseSlices, Slice
 from cache_schema.vocabulary import MODALITIES
 from pipeline.cohorts import SEGMENTATION, Case
 from pipeline.crop import Crop, crop, place
-from pipeline.normalize import NormalizationError, Scaling, fit, make_scaler
+from pipeline.normalize import NORMALIZATIONS, NormalizationError, Scaling, make_scaler
 from pipeline.quality import CaseError, check_geometry, check_label, describe
 from pipeline.volume import Volume, VolumeError, correct_bias_field, decode_nifti
 
 PREPROCESSING_VERSION: Final = 1
 """To be raised whenever the same source and parameters give other voxels."""
+
+ABSENT: Final = Scaling(0.0, 1.0)
+"""What is recorded of a modality that a case lacks."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +115,8 @@ def prepare_case(case: Case, sources: Mapping[str, bytes], settings: Preprocessi
     label = replace(lesion, voxels=check_label(lesion.voxels))
     heads, findings = _read_heads(sources, seg, label, settings)
     kept = np.flatnonzero(np.any([cut.planes for cut in (*heads.values(), label)], axis=0))
-    image = np.zeros((len(kept), len(MODALITIES), *settings.plane), np.float16)
-    scalings = [Scaling(0.0, 1.0)] * len(MODALITIES)
-    for channel, name in enumerate(MODALITIES):
-        if name in heads:
-            scalings[channel] = _normalise(image[:, channel], kept, heads[name], name, settings)
-    planes = np.zeros((len(kept), *settings.plane), np.uint8)
-    place(planes, label, kept, np.asarray)
+    scalings = {name: _fit(head, name, settings) for name, head in heads.items()}
+    recorded = [scalings.get(name, ABSENT) for name in MODALITIES]
     shape = seg.voxels.shape
     return CaseSlices(
         case_id=case.case_id,
@@ -126,13 +124,12 @@ def prepare_case(case: Case, sources: Mapping[str, bytes], settings: Preprocessi
         cohort=case.cohort,
         grade=case.grade,
         site=case.site,
-        image=image,
-        label=planes,
         z=kept.astype(np.int32),
+        slices=Planes(settings.plane, kept, label, heads, scalings),
         affine=seg.affine,
         shape=(shape[0], shape[1], shape[2]),
-        mean=np.array([scaling.mean for scaling in scalings]),
-        std=np.array([scaling.std for scaling in scalings]),
+        mean=np.array([scaling.mean for scaling in recorded]),
+        std=np.array([scaling.std for scaling in recorded]),
         present=("t1" in heads, "t1ce" in heads, "t2" in heads, "flair" in heads),
         key=source_key(sources),
         findings="\n".join(findings),
@@ -187,17 +184,51 @@ def _labelled_voxels(label: Crop, seg: Volume) -> Int[np.ndarray, " voxel"]:
     return flat
 
 
-def _normalise(
-    target: Float16[np.ndarray, "slice height width"],
-    kept: Int[np.ndarray, " slice"],
-    head: Crop,
-    name: str,
-    settings: Preprocessing,
-) -> Scaling:
-    """Normalise one modality into its channel."""
+def _fit(head: Crop, name: str, settings: Preprocessing) -> Scaling:
     try:
-        scaling = fit(head.voxels, settings.normalize)
+        return NORMALIZATIONS[settings.normalize](head.voxels)
     except NormalizationError as error:
         raise CaseError(f"{name} {error}") from error
-    place(target, head, kept, make_scaler(head.voxels, scaling))
-    return scaling
+
+
+class Planes:
+    """The kept slices of a case, made anew one by one whenever somebody goes through them.
+
+    Four normalised modalities together are four times larger than the heads they are made of, and
+    a slice that is stored at once never leaves the processor's cache.
+    """
+
+    def __init__(
+        self,
+        plane: tuple[int, int],
+        kept: Int[np.ndarray, " slice"],
+        label: Crop,
+        heads: Mapping[str, Crop],
+        scalings: Mapping[str, Scaling],
+    ) -> None:
+        """Remember the parts.
+
+        Args:
+            plane: Height and width of a slice.
+            kept: Index k of every slice in its volume.
+            label: The lesion.
+            heads: Modalities by name; those absent are zeros.
+            scalings: Of the same modalities.
+        """
+        self._plane = plane
+        self._kept = kept.tolist()
+        self._label = label
+        self._channels = [
+            (MODALITIES.index(name), head, make_scaler(head.voxels, scalings[name]))
+            for name, head in heads.items()
+        ]
+
+    def __iter__(self) -> Iterator[Slice]:
+        """Make slice after slice."""
+        for k in self._kept:
+            image = np.zeros((len(MODALITIES), *self._plane), np.float16)
+            for channel, head, scale in self._channels:
+                place(image[channel], head, k, scale)
+            label = np.zeros(self._plane, np.uint8)
+            place(label, self._label, k, np.asarray)
+            yield Slice(image, label)

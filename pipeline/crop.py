@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int, Num, Shaped
+from jaxtyping import Bool, Num, Shaped
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,20 @@ def _span(side: Bool[np.ndarray, " index"]) -> slice:
 
 
 def place(
-    target: Shaped[np.ndarray, "slice row column"],
+    target: Shaped[np.ndarray, "row column"],
     cut: Crop,
-    kept: Int[np.ndarray, " slice"],
+    k: int,
     convert: Callable[[np.ndarray], np.ndarray],
 ) -> None:
-    """Write a volume's kept planes, axes now (i, j), into the low corner of larger, zeroed planes.
+    """Write one plane of a volume, axes now (i, j), into the low corner of a larger, zeroed plane.
 
     Args:
         target: What to fill.
         cut: The volume.
-        kept: Indices k of the planes to write.
-        convert: Applied to each plane (j, i) of the box.
+        k: Index of the plane in the volume.
+        convert: Applied to the plane (j, i) of the box.
     """
     first, j, i = cut.corner
     depth, width, height = cut.voxels.shape
-    for planes, k in zip(target, kept.tolist(), strict=True):
-        if first <= k < first + depth:
-            planes[i : i + height, j : j + width] = convert(cut.voxels[k - first]).T
+    if first <= k < first + depth:
+        target[i : i + height, j : j + width] = convert(cut.voxels[k - first]).T

@@ -1,5 +1,6 @@
 """Intensities of one modality: scanner units to numbers a network can learn from."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +27,8 @@ class Scaling:
     high: float = np.inf
 
 
-def zscore(values: Num[np.ndarray, " voxel"]) -> Scaling:
-    r"""Fit a z-score to the voxels of a brain.
+def zscore(image: Num[np.ndarray, "plane row column"]) -> Scaling:
+    r"""Fit a z-score to the voxels of a brain, which are those that are not 0.
 
     MR intensities have no physical unit, so each volume is its own reference:
 
@@ -36,83 +37,79 @@ def zscore(values: Num[np.ndarray, " voxel"]) -> Scaling:
     As in nnU-Net, Isensee et al. (2021), doi:10.1038/s41592-020-01008-z.
 
     Args:
-        values: Intensities inside the brain, in scanner units.
+        image: Intensities in scanner units, 0 outside the brain.
 
     Returns:
-        Their mean and population standard deviation, summed in float64.
+        Mean and population standard deviation of the brain. Those of 16-bit integers are exact.
 
     Raises:
-        NormalizationError: If there is no voxel or no contrast.
+        NormalizationError: If there is no brain or no contrast; report such a case.
     """
-    if values.size == 0:
+    count = np.count_nonzero(image)
+    if count == 0:
         raise NormalizationError("is empty: every voxel is 0")
-    exact = values.astype(np.float64)
-    if values.dtype.kind not in "iu" and not np.isfinite(exact).all():
-        raise NormalizationError("has voxels that are not finite")
-    mean, std = float(exact.mean()), float(exact.std())
-    if std == 0.0:
+    mean, variance = _exact_moments(image) if _is_narrow(image) else _moments(image[image != 0])
+    if variance == 0.0:
         raise NormalizationError("is constant inside the brain")
-    return Scaling(mean, std)
+    return Scaling(mean, math.sqrt(variance))
 
 
-def percentile(values: Num[np.ndarray, " voxel"]) -> Scaling:
+def percentile(image: Num[np.ndarray, "plane row column"]) -> Scaling:
     """Fit a z-score to brain voxels clipped to their 0.5th and 99.5th percentile.
 
     Clipping takes the weight from single bright vessels and artefacts, as nnU-Net does for CT.
 
     Args:
-        values: Intensities inside the brain, in scanner units.
+        image: Intensities in scanner units, 0 outside the brain.
 
     Returns:
-        Clipping limits, and mean and standard deviation after clipping.
+        Clipping limits, and mean and standard deviation of the brain after clipping.
 
     Raises:
-        NormalizationError: If there is no voxel or no contrast.
+        NormalizationError: If there is no brain or no contrast; report such a case.
     """
-    zscore(values)
-    low, high = (float(limit) for limit in np.percentile(values, (0.5, 99.5)))
-    clipped = zscore(np.clip(values, low, high))
-    return Scaling(clipped.mean, clipped.std, low, high)
+    zscore(image)
+    brain = image[image != 0]
+    low, high = (float(limit) for limit in np.percentile(brain, (0.5, 99.5)))
+    mean, variance = _moments(np.clip(brain, low, high))
+    if variance == 0.0:
+        raise NormalizationError("is constant inside the brain")
+    return Scaling(mean, math.sqrt(variance), low, high)
 
 
-NORMALIZATIONS: Final[dict[str, Callable[[Num[np.ndarray, " voxel"]], Scaling]]] = {
+def _is_narrow(image: Num[np.ndarray, "plane row column"]) -> bool:
+    return image.dtype.kind in "iu" and image.dtype.itemsize <= 2
+
+
+def _exact_moments(image: Num[np.ndarray, "plane row column"]) -> tuple[float, float]:
+    """Return mean and variance of what is not 0, rounded once from the exact values.
+
+    Plane by plane the sums of 16-bit integers and of their squares are whole numbers below 2**53,
+    which double precision holds exactly whatever order it adds them in; zeros add nothing.
+    """
+    count, total, squares = int(np.count_nonzero(image)), 0, 0
+    for plane in image:
+        values = plane.ravel().astype(np.float64)
+        total += int(values.sum())
+        squares += int(values @ values)
+    return total / count, (count * squares - total**2) / count**2
+
+
+def _moments(values: Num[np.ndarray, " voxel"]) -> tuple[float, float]:
+    exact = values.astype(np.float64)
+    if not np.isfinite(exact).all():
+        raise NormalizationError("has voxels that are not finite")
+    return float(exact.mean()), float(exact.var())
+
+
+NORMALIZATIONS: Final[dict[str, Callable[[Num[np.ndarray, "plane row column"]], Scaling]]] = {
     "zscore": zscore,
     "percentile": percentile,
 }
 
 
-def normalize(
-    image: Num[np.ndarray, "depth height width"], method: str
-) -> tuple[Float16[np.ndarray, "depth height width"], Scaling]:
-    """Scale one modality by the statistics of its own non-zero voxels.
-
-    The background is exactly 0 afterwards, so that it stays recognisable.
-
-    Args:
-        image: One skull-stripped modality in scanner units; 0 is background.
-        method: A key of `NORMALIZATIONS`.
-
-    Returns:
-        Normalised intensities, and the scaling that gave them.
-
-    Raises:
-        NormalizationError: If the modality is empty, constant or not finite; report such a case.
-    """
-    scaling = fit(image, method)
-    return make_scaler(image, scaling)(image), scaling
-
-
-def fit(image: Num[np.ndarray, "depth height width"], method: str) -> Scaling:
-    """Fit a scaling to the non-zero voxels of one modality.
-
-    Raises:
-        NormalizationError: If the modality is empty, constant or not finite; report such a case.
-    """
-    return NORMALIZATIONS[method](image[image != 0])
-
-
 def make_scaler(
-    image: Num[np.ndarray, "depth height width"], scaling: Scaling
+    image: Num[np.ndarray, "plane row column"], scaling: Scaling
 ) -> Callable[[Num[np.ndarray, "*grid"]], Float16[np.ndarray, "*grid"]]:
     """Give the function that scales any part of one modality.
 

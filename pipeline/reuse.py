@@ -1,37 +1,18 @@
 """Another cache of the same cases as a source of finished slices."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cache as cache_result
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
-from cache_schema.shard import CaseEntry, ShardReader, is_whole
-from pipeline.case import Preprocessing
+from cache_schema.shard import CaseEntry, ShardReader, StoredCase
+from pipeline.case import Preprocessing, source_key
 from pipeline.cohorts import Case
 
 
-@dataclass(frozen=True)
-class Donor:
-    """Where a case lies in another cache.
-
-    Attributes:
-        path: Its shard.
-        sha256: Of the shard, as its manifest says.
-        key: Identity of the source files that the case was made from.
-    """
-
-    path: Path
-    sha256: str
-    key: str
-
-
-# Copying does not decode, so damage would be copied too; a shard is hashed once in every process.
-_is_whole_once = cache_result(is_whole)
-
-
-def find_donors(cache: Path, settings: Preprocessing) -> dict[str, Donor]:
+def find_donors(cache: Path, settings: Preprocessing) -> dict[str, Path]:
     """List the cases of a finished cache whose slices can be copied.
 
     Args:
@@ -39,7 +20,7 @@ def find_donors(cache: Path, settings: Preprocessing) -> dict[str, Donor]:
         settings: Of the new cache.
 
     Returns:
-        Donors by case id.
+        The shard of each of its cases, by case id.
 
     Raises:
         InputError: If the cache is not finished, or was made with other preprocessing.
@@ -50,30 +31,60 @@ def find_donors(cache: Path, settings: Preprocessing) -> dict[str, Donor]:
             f"--reuse {cache}: was made with other preprocessing (--normalize, --bias-correct, "
             "--geometry, or another release); leave --reuse out"
         )
-    shards = {shard.path: shard.sha256 for shard in manifest.shards}
-    return {
-        case.case_id: Donor((cache / case.shard).resolve(), shards[case.shard], case.key)
-        for case in manifest.cases
-    }
+    return {case.case_id: (cache / case.shard).resolve() for case in manifest.cases}
 
 
-def find_slices(
-    case: Case, key: str, donors: Mapping[str, Donor]
-) -> tuple[ShardReader, CaseEntry] | None:
-    """Find a case's slices in another cache, if they were made from the same source files.
+class Shelf:
+    """The shards of another cache, each opened once and for as long as the block lasts."""
 
-    Args:
-        case: As it is known now; its patient, grade and site replace those of the other cache.
-        key: Identity of its source files.
-        donors: From `find_donors`.
+    def __init__(self, donors: Mapping[str, Path]) -> None:
+        """Remember who lies where; nothing is opened yet.
 
-    Returns:
-        The other shard and the case's entry in it, or None if the case has to be prepared.
-    """
-    donor = donors.get(case.case_id)
-    if donor is None or donor.key != key or not _is_whole_once(donor.path, donor.sha256):
-        return None
-    reader = ShardReader(donor.path)
-    entry = next(entry for entry in reader.cases() if entry.case_id == case.case_id)
-    renamed = replace(entry, patient_id=case.patient_id, grade=case.grade, site=case.site)
-    return reader, renamed
+        Args:
+            donors: From `find_donors`.
+        """
+        self._donors = donors
+        self._opened: dict[Path, tuple[ShardReader, dict[str, CaseEntry]]] = {}
+
+    def __enter__(self) -> "Shelf":
+        """Return the shelf itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the shards."""
+        for reader, _entries in self._opened.values():
+            reader.close()
+
+    def find(self, case: Case, sources: Mapping[str, bytes]) -> StoredCase | None:
+        """Find a case's slices, if they were made from the same source files.
+
+        Args:
+            case: As it is known now; its patient, grade and site replace those of the other cache.
+            sources: Its files' bytes by role.
+
+        Returns:
+            The slices, or None if the case is not here, made from other files, or damaged: copying
+            does not decode, so damage would be copied too.
+        """
+        if case.case_id not in self._donors:
+            return None
+        with ThreadPoolExecutor(1) as pool:  # hashing releases the interpreter's lock
+            key = pool.submit(source_key, sources)
+            stored = self._read(case.case_id)
+        if stored is None or stored.entry.key != key.result():
+            return None
+        names = {"patient_id": case.patient_id, "grade": case.grade, "site": case.site}
+        return replace(stored, entry=replace(stored.entry, **names))
+
+    def _read(self, case_id: str) -> StoredCase | None:
+        try:
+            reader, entries = self._open(self._donors[case_id])
+            return reader.stored(entries[case_id])
+        except (InputError, KeyError):
+            return None
+
+    def _open(self, path: Path) -> tuple[ShardReader, dict[str, CaseEntry]]:
+        if path not in self._opened:
+            reader = ShardReader(path)
+            self._opened[path] = reader, {entry.case_id: entry for entry in reader.cases()}
+        return self._opened[path]

@@ -22,7 +22,7 @@ from pipeline.cohorts import Case
 from pipeline.journal import Journal, open_journal
 from pipeline.plan import Plan, ShardPlan
 from pipeline.quality import CaseError
-from pipeline.reuse import Donor, find_donors
+from pipeline.reuse import find_donors
 from pipeline.scan import CaseReport, inspect_case
 from pipeline.shard_task import ShardOutcome, make_shard
 
@@ -131,7 +131,7 @@ def _make_shards(
     journal: Journal,
     observer: Observer,
     *,
-    donors: Mapping[str, Donor],
+    donors: Mapping[str, Path],
 ) -> list[ShardOutcome]:
     recorded, faults = journal.shard_digests(), journal.faults()
     (cache / MANIFEST_NAME).unlink(missing_ok=True)
@@ -218,7 +218,8 @@ def _one_line(error: BaseException) -> str:
 
 def _probe_on_worker(case: Case, settings: Preprocessing) -> None:
     with suppress(CaseError):  # that would have been quarantined where it belongs
-        prepare_case(case, read_sources(case), settings)
+        for _ in prepare_case(case, read_sources(case), settings).slices:
+            pass
 
 
 def _begin(client: Client, observer: Observer, num_cases: int) -> str:
@@ -241,7 +242,7 @@ def _make_shard_on_worker(
     *,
     recorded: str | None,
     faults: Mapping[str, Quarantined],
-    donors: Mapping[str, Donor],
+    donors: Mapping[str, Path],
     cache: Path,
     settings: Preprocessing,
     topic: str,

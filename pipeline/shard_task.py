@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import CaseRecord, LabelVoxels, Quarantined, ShardRecord
-from cache_schema.shard import TEST_CLIENT, CaseEntry, ShardReader, ShardWriter, digest, is_whole
+from cache_schema.shard import TEST_CLIENT, CaseEntry, ShardReader, ShardWriter, is_whole
 from pipeline.case import Preprocessing, prepare_case, read_sources, source_key
 from pipeline.cohorts import Case
 from pipeline.plan import ShardPlan
 from pipeline.quality import CaseError
-from pipeline.reuse import Donor, find_slices
+from pipeline.reuse import Shelf
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -43,7 +43,7 @@ def make_shard(
     *,
     recorded: str | None = None,
     faults: Mapping[str, Quarantined] = NOTHING,
-    donors: Mapping[str, Donor] = NOTHING,
+    donors: Mapping[str, Path] = NOTHING,
 ) -> ShardOutcome:
     """Write one shard, streaming its cases one after another, or keep the one that is there.
 
@@ -58,7 +58,7 @@ def make_shard(
         on_case: Told the id of every case that is done with.
         recorded: SHA-256 of the shard by an earlier run; without it the shard is written anew.
         faults: Cases that an earlier run quarantined; they stay so while their files are the same.
-        donors: Cases of another cache whose slices are copied if their source files are the same.
+        donors: Shards of another cache by case; slices are copied if the source files are the same.
 
     Returns:
         Records for the manifest. A case that fails is quarantined and the rest go on.
@@ -68,9 +68,10 @@ def make_shard(
     if is_kept and _is_current(plan, path, settings, faults):
         for case in plan.cases:
             on_case(case.case_id)
-        return _outcome(plan, path, faults, kept=recorded)
+        return _outcome(plan, path, recorded, faults, reused=True)
     path.unlink(missing_ok=True)
-    return _outcome(plan, path, _write(plan, path, settings, donors, on_case), kept=None)
+    sha256, quarantined = _write(plan, path, settings, donors, on_case)
+    return _outcome(plan, path, sha256, quarantined, reused=False)
 
 
 def _is_current(
@@ -117,46 +118,47 @@ def _write(
     plan: ShardPlan,
     path: Path,
     settings: Preprocessing,
-    donors: Mapping[str, Donor],
+    donors: Mapping[str, Path],
     on_case: Callable[[str], None],
-) -> dict[str, Quarantined]:
-    """Write the shard and return the cases that could not be stored, by id."""
+) -> tuple[str | None, dict[str, Quarantined]]:
+    """Write the shard and return its SHA-256, and the cases that could not be stored, by id."""
     quarantined: dict[str, Quarantined] = {}
     fingerprint = settings.fingerprint
-    with ShardWriter(
-        path, plane=settings.plane, fingerprint=fingerprint, client=plan.client
-    ) as writer:
+    with (
+        Shelf(donors) as shelf,
+        ShardWriter(
+            path, plane=settings.plane, fingerprint=fingerprint, client=plan.client
+        ) as writer,
+    ):
         for case in plan.cases:
             try:
-                _add(writer, case, settings, donors)
+                _add(writer, case, settings, shelf)
             except CaseError as error:
                 quarantined[case.case_id] = quarantine(case, str(error))
             on_case(case.case_id)
-    return quarantined
+    return writer.sha256, quarantined
 
 
-def _add(
-    writer: ShardWriter, case: Case, settings: Preprocessing, donors: Mapping[str, Donor]
-) -> None:
+def _add(writer: ShardWriter, case: Case, settings: Preprocessing, shelf: Shelf) -> None:
     """Copy a case's slices from another cache, or prepare them."""
     sources = read_sources(case)
-    found = find_slices(case, source_key(sources), donors) if donors else None
-    if found is None:
+    stored = shelf.find(case, sources)
+    if stored is None:
         writer.append(prepare_case(case, sources, settings))
-        return
-    reader, entry = found
-    with reader:
-        writer.copy(reader, entry)
+    else:
+        writer.copy(stored)
 
 
 def _outcome(
-    plan: ShardPlan, path: Path, faults: Mapping[str, Quarantined], *, kept: str | None
+    plan: ShardPlan,
+    path: Path,
+    sha256: str | None,
+    faults: Mapping[str, Quarantined],
+    *,
+    reused: bool,
 ) -> ShardOutcome:
-    """Describe a finished shard; planned cases that it lacks are in `faults`.
-
-    A shard that was `kept` has been hashed already and is not hashed again.
-    """
-    if not path.exists():
+    """Describe a finished shard, which has no hash if it has no case; those it lacks are in `faults`."""
+    if sha256 is None:
         return ShardOutcome(None, (), tuple(faults[c.case_id] for c in plan.cases), reused=False)
     with ShardReader(path) as reader:
         voxels = reader.column("label_voxels")
@@ -167,12 +169,10 @@ def _outcome(
         nec, ed, et = voxels[entry.first_row : entry.stop_row].sum(axis=0, dtype="int64").tolist()
         labels = LabelVoxels(NEC=nec, ED=ed, ET=et)
         records.append(_case_record(plan, planned[entry.case_id], entry, labels))
-    shard = ShardRecord(
-        path=plan.path, rows=len(voxels), bytes=path.stat().st_size, sha256=kept or digest(path)
-    )
+    shard = ShardRecord(path=plan.path, rows=len(voxels), bytes=path.stat().st_size, sha256=sha256)
     stored = {entry.case_id for entry in entries}
     lacking = tuple(faults[c.case_id] for c in plan.cases if c.case_id not in stored)
-    return ShardOutcome(shard, tuple(records), lacking, reused=kept is not None)
+    return ShardOutcome(shard, tuple(records), lacking, reused=reused)
 
 
 def _case_record(plan: ShardPlan, case: Case, entry: CaseEntry, labels: LabelVoxels) -> CaseRecord:

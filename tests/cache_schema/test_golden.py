@@ -84,8 +84,8 @@ def test_todays_writer_still_writes_the_same_values(rewritten):
             assert new.attributes == old.attributes
             np.testing.assert_array_equal(new.images(slice(None)), old.images(slice(None)))
             np.testing.assert_array_equal(new.labels(slice(None)), old.labels(slice(None)))
-            for name in ("case_index", "z", "label_voxels"):
+            for name in ("case_index", "z", "label_voxels"):  # checksums are of compressed bytes
                 np.testing.assert_array_equal(new.column(name), old.column(name))
             for left, right in zip(new.cases(), old.cases(), strict=True):
-                for name, value in vars(left).items():
-                    np.testing.assert_array_equal(value, getattr(right, name))
+                for name in vars(left).keys() - {"checksum"}:
+                    np.testing.assert_array_equal(getattr(left, name), getattr(right, name))

@@ -1,9 +1,11 @@
 """Shards: written whole or not at all, and readable with plain h5py."""
 
+import hashlib
 import multiprocessing
 import os
 import pickle
 import sys
+import zlib
 from dataclasses import replace
 
 import h5py
@@ -12,7 +14,14 @@ import numpy as np
 import pytest
 
 from cache_schema.errors import InputError
-from cache_schema.shard import CaseSlices, ShardReader, ShardWriter, count_label_voxels, digest
+from cache_schema.shard import (
+    CaseSlices,
+    ShardReader,
+    ShardWriter,
+    Slice,
+    count_label_voxels,
+    digest,
+)
 
 PLANE = (6, 10)
 FINGERPRINT = "ab" * 32
@@ -26,9 +35,14 @@ def case_slices(case_id: str = "Brats18_CBICA_AAB_1", rows: int = 3, seed: int =
         cohort="brats2018",
         grade="HGG",
         site="Zürich",
-        image=generator.normal(size=(rows, 4, *PLANE)).astype(np.float16),
-        label=generator.choice(np.array([0, 1, 2, 4], np.uint8), (rows, *PLANE)),
         z=np.arange(20, 20 + 2 * rows, 2, dtype=np.int32),
+        slices=[
+            Slice(
+                generator.normal(size=(4, *PLANE)).astype(np.float16),
+                generator.choice(np.array([0, 1, 2, 4], np.uint8), PLANE),
+            )
+            for _ in range(rows)
+        ],
         affine=np.diag([-1.0, -1.0, 3.0, 1.0]),
         shape=(6, 9, 155),
         mean=np.array([100.0, 200.0, 300.0, 400.0]),
@@ -61,9 +75,11 @@ def test_what_is_written_is_read(path):
         assert len(reader) == 5
         assert reader.plane == PLANE
         np.testing.assert_array_equal(
-            reader.images(slice(None)), np.concatenate([FIRST.image, SECOND.image])
+            reader.images(slice(None)), [image for image, _ in (*FIRST.slices, *SECOND.slices)]
         )
-        np.testing.assert_array_equal(reader.labels(slice(3, 5)), SECOND.label)
+        np.testing.assert_array_equal(
+            reader.labels(slice(3, 5)), [label for _, label in SECOND.slices]
+        )
         assert reader.column("z").tolist() == [20, 22, 24, 20, 22]
         assert reader.column("case_index").tolist() == [0, 0, 0, 1, 1]
 
@@ -71,10 +87,10 @@ def test_what_is_written_is_read(path):
 def test_rows_come_in_the_order_asked_for_and_as_often(path):
     with ShardReader(path) as reader:
         images, labels = reader.images([4, 0, 4]), reader.labels([4, 0, 4])
-    np.testing.assert_array_equal(images[0], SECOND.image[1])
-    np.testing.assert_array_equal(images[1], FIRST.image[0])
-    np.testing.assert_array_equal(images[2], SECOND.image[1])
-    np.testing.assert_array_equal(labels[1], FIRST.label[0])
+    np.testing.assert_array_equal(images[0], SECOND.slices[1].image)
+    np.testing.assert_array_equal(images[1], FIRST.slices[0].image)
+    np.testing.assert_array_equal(images[2], SECOND.slices[1].image)
+    np.testing.assert_array_equal(labels[1], FIRST.slices[0].label)
 
 
 def test_the_table_of_cases_is_read_back(path):
@@ -93,7 +109,7 @@ def test_plain_h5py_finds_the_datasets_that_the_format_promises(path):
     with h5py.File(path) as file:
         found = {
             name: (file[name].shape, file[name].dtype.str, file[name].chunks)
-            for name in ("image", "label", "case_index", "z", "label_voxels")
+            for name in ("image", "label", "case_index", "z", "label_voxels", "checksum")
         }
         image = file["image"][:]
         filters = file["image"].id.get_create_plist()
@@ -104,8 +120,9 @@ def test_plain_h5py_finds_the_datasets_that_the_format_promises(path):
         "case_index": ((5,), "<i4", (1024,)),
         "z": ((5,), "<i4", (1024,)),
         "label_voxels": ((5, 3), "<i4", (1024, 3)),
+        "checksum": ((5, 2), "<u4", (1024, 2)),
     }
-    np.testing.assert_array_equal(image[3], SECOND.image[0])
+    np.testing.assert_array_equal(image[3], SECOND.slices[0].image)
     assert hdf5plugin.LZ4().filter_id == 32004
 
 
@@ -127,6 +144,7 @@ def test_plain_h5py_finds_the_columns_of_cases_that_the_format_promises(path):
         "mean": ((2, 4), "<f8"),
         "std": ((2, 4), "<f8"),
         "present": ((2, 4), "|b1"),
+        "checksum": ((2,), "<u4"),
     }
 
 
@@ -160,8 +178,10 @@ def test_label_voxels_count_nec_ed_and_et_in_every_slice(tmp_path):
     label[0, 0, :3] = 1
     label[0, 1, :5] = 2
     label[1, 2, :7] = 4
-    assert count_label_voxels(label).tolist() == [[3, 5, 0], [0, 0, 7]]
-    case = replace(case_slices(rows=2), label=label)
+    assert [count_label_voxels(plane) for plane in label] == [(3, 5, 0), (0, 0, 7)]
+    case = case_slices(rows=2)
+    slices = [Slice(image, plane) for (image, _), plane in zip(case.slices, label, strict=True)]
+    case = replace(case, slices=slices)
     with ShardReader(write(tmp_path / "s.h5", case)) as reader:
         assert reader.column("label_voxels").tolist() == [[3, 5, 0], [0, 0, 7]]
 
@@ -236,6 +256,84 @@ def test_slices_out_of_order_are_refused(tmp_path):
         write(tmp_path / "s.h5", replace(FIRST, z=FIRST.z[::-1].copy()))
 
 
+@pytest.mark.parametrize("number", [2, 4])
+def test_more_or_fewer_slices_than_indices_are_refused(tmp_path, number):
+    slices = [*FIRST.slices, *SECOND.slices][:number]
+    with pytest.raises((ValueError, OSError)):
+        write(tmp_path / "s.h5", replace(FIRST, slices=slices))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_writer_knows_the_sha256_of_what_it_wrote(tmp_path):
+    with ShardWriter(tmp_path / "s.h5", plane=PLANE, fingerprint=FINGERPRINT, client=5) as writer:
+        writer.append(FIRST)
+        assert writer.sha256 is None
+    assert writer.sha256 == hashlib.sha256((tmp_path / "s.h5").read_bytes()).hexdigest()
+
+
+def test_checksums_are_those_of_zlib_over_stored_chunks(path):
+    with h5py.File(path) as file:
+        for row in range(5):
+            _, image = file["image"].id.read_direct_chunk((row, 0, 0, 0))
+            _, label = file["label"].id.read_direct_chunk((row, 0, 0))
+            assert file["checksum"][row].tolist() == [zlib.crc32(image), zlib.crc32(label)]
+
+
+def test_the_checksum_of_a_case_is_that_of_docs_format(path):
+    with h5py.File(path) as file:
+        cases = file["cases"]
+        content = b"".join(file[name][3:5].tobytes() for name in ("z", "label_voxels", "checksum"))
+        for name in ("affine", "shape", "mean", "std", "present"):
+            content += cases[name][1].tobytes()
+        content += f"{cases['key'].asstr()[1]}\n{cases['findings'].asstr()[1]}".encode()
+        assert cases["checksum"][1] == zlib.crc32(content)
+
+
+def test_a_copied_case_is_stored_as_in_its_first_shard(path, tmp_path):
+    with ShardReader(path) as reader:
+        second = reader.stored(reader.cases()[1])
+    with ShardWriter(tmp_path / "s.h5", plane=PLANE, fingerprint=FINGERPRINT, client=5) as writer:
+        writer.copy(second)
+    alone = write(tmp_path / "alone.h5", SECOND)
+    assert (tmp_path / "s.h5").read_bytes() == alone.read_bytes()
+
+
+def flip(path, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("dataset", ["image", "label"])
+def test_a_slice_that_decodes_to_something_else_is_found_and_not_copied(path, dataset):
+    with h5py.File(path) as file:
+        chunk = file[dataset].id.get_chunk_info(1)
+    flip(path, chunk.byte_offset + chunk.size - 1)  # a literal: it still decodes
+    with ShardReader(path) as reader:
+        first, second = reader.cases()
+        assert len(reader.images([1])) == len(reader.labels([1])) == 1
+        assert reader.damaged_rows(first) == [1]
+        assert reader.damaged_rows(second) == []
+        with pytest.raises(InputError, match=rf"shard-000\.h5: {FIRST.case_id} is damaged"):
+            reader.stored(first)
+        assert len(reader.stored(second).chunks) == 2
+
+
+@pytest.mark.parametrize(
+    ("dataset", "place", "value"),
+    [("z", 1, 21), ("label_voxels", (2, 0), 1), ("cases/mean", (0, 1), 7.0), ("cases/key", 0, "0")],
+)
+def test_a_table_that_says_something_else_is_found_and_not_copied(path, dataset, place, value):
+    with h5py.File(path, "r+") as file:
+        file[dataset][place] = value
+    with ShardReader(path) as reader:
+        first, second = reader.cases()
+        assert not reader.has_sound_tables(first)
+        assert reader.has_sound_tables(second)
+        with pytest.raises(InputError, match="is damaged"):
+            reader.stored(first)
+
+
 def test_a_truncated_file_is_refused_by_name(path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"client-05/shard-000\.h5 cannot be read"):
@@ -303,7 +401,7 @@ def test_a_reader_is_pickled_without_its_handle(path):
         reader.images([0])
         copy = pickle.loads(pickle.dumps(reader))
     assert copy._file is None
-    np.testing.assert_array_equal(copy.images([4])[0], SECOND.image[1])
+    np.testing.assert_array_equal(copy.images([4])[0], SECOND.slices[1].image)
 
 
 def test_a_closed_reader_opens_its_file_again(path):
@@ -311,7 +409,7 @@ def test_a_closed_reader_opens_its_file_again(path):
     reader.images([0])
     reader.close()
     reader.close()
-    np.testing.assert_array_equal(reader.images([4])[0], SECOND.image[1])
+    np.testing.assert_array_equal(reader.images([4])[0], SECOND.slices[1].image)
 
 
 def read_in_child(reader: ShardReader, rows: list[int], results) -> None:
@@ -331,14 +429,16 @@ def test_children_of_a_fork_read_the_right_rows_while_the_parent_reads_others(tm
     for child in children:
         child.start()
     for row in reversed(range(60)):
-        np.testing.assert_array_equal(reader.images([row])[0], many.image[row])
+        np.testing.assert_array_equal(reader.images([row])[0], many.slices[row].image)
     found = [results.get(timeout=60) for _ in children]
     for child in children:
         child.join()
     assert len({os.getpid(), *(pid for pid, _ in found)}) == 3
     for images in (images for _, images in found):
-        first = 0 if np.array_equal(images[0], many.image[0]) else 30
-        np.testing.assert_array_equal(images, many.image[first : first + 30])
+        first = 0 if np.array_equal(images[0], many.slices[0].image) else 30
+        np.testing.assert_array_equal(
+            images, [image for image, _ in many.slices[first : first + 30]]
+        )
 
 
 def test_the_digest_is_that_of_sha256sum(tmp_path):

@@ -104,6 +104,28 @@ def test_deep_finds_values_that_are_not_finite(cache_copy):
     assert "has values that are not finite" in problem
 
 
+def test_deep_names_a_slice_that_decodes_to_something_else(cache_copy):
+    with h5py.File(cache_copy / SHARD) as file:
+        chunk = file["image"].id.get_chunk_info(2)
+        z = file["z"][2]
+    content = bytearray((cache_copy / SHARD).read_bytes())
+    content[chunk.byte_offset + chunk.size - 1] ^= 1
+    (cache_copy / SHARD).write_bytes(content)
+    accept(cache_copy)
+    (problem,) = verify_cache(cache_copy, deep=True)
+    assert problem.endswith(f"slice z={z}: its stored bytes differ from their checksum")
+
+
+def test_deep_finds_an_affine_that_was_changed(cache_copy):
+    with h5py.File(cache_copy / SHARD, "r+") as file:
+        file["cases/affine"][1, 0, 3] += 1
+        case_id = file["cases/case_id"].asstr()[1]
+    accept(cache_copy)
+    assert verify_cache(cache_copy, deep=True) == [
+        f"{SHARD}: the tables of {case_id} differ from their checksum"
+    ]
+
+
 def test_deep_names_each_slice_that_cannot_be_decoded(cache_copy):
     with h5py.File(cache_copy / SHARD) as file:
         start = file["image"].id.get_chunk_info(1).byte_offset

@@ -25,7 +25,7 @@ from cache_schema.manifest import (
     count_leakage,
     write_manifest,
 )
-from cache_schema.shard import CaseSlices, ShardWriter, digest
+from cache_schema.shard import CaseSlices, ShardWriter, Slice, digest
 from cache_schema.vocabulary import MODALITIES
 
 PLANE: Final = (16, 18)
@@ -114,9 +114,8 @@ def case_slices(case_id: str) -> CaseSlices:
         cohort=cohort,
         grade=grade,
         site=site,
-        image=image,
-        label=label,
         z=z,
+        slices=list(map(Slice, image, label)),
         affine=affine,
         shape=shape,
         mean=np.where(present, 100.0 * number + np.arange(4), 0.0),
@@ -171,7 +170,8 @@ def _record(case: CaseSlices, path: str, client: int | None) -> CaseRecord:
 
 
 def _voxels(*cases: CaseSlices) -> LabelVoxels:
-    counts = [sum(int(np.sum(case.label == value)) for case in cases) for value in (1, 2, 4)]
+    labels = np.concatenate([label for case in cases for _, label in case.slices])
+    counts = [int(np.sum(labels == value)) for value in (1, 2, 4)]
     return LabelVoxels(NEC=counts[0], ED=counts[1], ET=counts[2])
 
 

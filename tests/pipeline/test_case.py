@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cache_schema.shard import CaseSlices
 from pipeline.case import Preprocessing, prepare_case, read_sources, source_key
 from pipeline.cohorts import Case
 from pipeline.quality import CaseError
@@ -47,15 +48,23 @@ def sources(**changes: np.ndarray | bytes | None) -> dict[str, bytes]:
     }
 
 
+def images_of(prepared: CaseSlices) -> np.ndarray:
+    return np.stack([image for image, _ in prepared.slices])
+
+
+def labels_of(prepared: CaseSlices) -> np.ndarray:
+    return np.stack([label for _, label in prepared.slices])
+
+
 def test_height_is_the_first_and_width_the_second_voxel_axis():
     images = volumes()
     prepared = prepare_case(CASE, sources(), SETTINGS)
-    assert prepared.image.shape == (4, 4, 5, 7)
+    assert images_of(prepared).shape == (4, 4, 5, 7)
     for row, z in enumerate(prepared.z):
-        np.testing.assert_array_equal(prepared.label[row], images["seg"][:, :, z])
+        np.testing.assert_array_equal(labels_of(prepared)[row], images["seg"][:, :, z])
         for channel, name in enumerate(MODALITIES):
             plane = images[name][:, :, z]
-            np.testing.assert_array_equal(prepared.image[row, channel] != 0, plane != 0)
+            np.testing.assert_array_equal(images_of(prepared)[row, channel] != 0, plane != 0)
 
 
 def test_values_are_those_of_a_plain_zscore():
@@ -65,10 +74,24 @@ def test_values_are_those_of_a_plain_zscore():
         inside = image[image != 0]
         expected = np.where(image != 0, (image - inside.mean()) / inside.std(), 0)
         np.testing.assert_array_equal(
-            prepared.image[:, channel].transpose(1, 2, 0), expected[:, :, 1:5].astype(np.float16)
+            images_of(prepared)[:, channel].transpose(1, 2, 0),
+            expected[:, :, 1:5].astype(np.float16),
         )
         assert prepared.mean[channel] == pytest.approx(inside.mean())
         assert prepared.std[channel] == pytest.approx(inside.std())
+
+
+def test_slices_can_be_gone_through_again_and_do_not_share_memory():
+    slices = prepare_case(CASE, sources(), SETTINGS).slices
+    first = list(slices)
+    for image, label in slices:
+        image[:], label[:] = 7, 7
+    again = list(slices)
+    assert len(first) == len(again) == 4
+    for (image, label), (image_again, label_again) in zip(first, again, strict=True):
+        np.testing.assert_array_equal(image, image_again)
+        np.testing.assert_array_equal(label, label_again)
+        assert not np.any(image == 7)
 
 
 def test_every_plane_with_brain_in_any_modality_is_kept():
@@ -83,7 +106,7 @@ def test_an_empty_plane_between_planes_with_brain_is_not_kept():
     seg[:, :, 2] = 0
     prepared = prepare_case(CASE, sources(**images, seg=seg), SETTINGS)
     assert prepared.z.tolist() == [1, 3, 4]
-    np.testing.assert_array_equal(prepared.label[1], seg[:, :, 3])
+    np.testing.assert_array_equal(labels_of(prepared)[1], seg[:, :, 3])
 
 
 def test_a_plane_with_labels_but_no_brain_is_kept_and_noted():
@@ -102,11 +125,11 @@ def test_a_larger_plane_is_padded_at_the_high_end():
     settings = replace(SETTINGS, plane=(9, 8))
     padded = prepare_case(CASE, sources(), settings)
     plain = prepare_case(CASE, sources(), SETTINGS)
-    assert padded.image.shape == (4, 4, 9, 8)
-    np.testing.assert_array_equal(padded.image[..., :5, :7], plain.image)
-    np.testing.assert_array_equal(padded.label[:, :5, :7], plain.label)
-    assert not padded.image[..., 5:, :].any()
-    assert not padded.image[..., 7:].any()
+    assert images_of(padded).shape == (4, 4, 9, 8)
+    np.testing.assert_array_equal(images_of(padded)[..., :5, :7], images_of(plain))
+    np.testing.assert_array_equal(labels_of(padded)[:, :5, :7], labels_of(plain))
+    assert not images_of(padded)[..., 5:, :].any()
+    assert not images_of(padded)[..., 7:].any()
     assert padded.shape == SHAPE
 
 
@@ -119,8 +142,8 @@ def test_a_plane_that_is_too_small_is_refused():
 def test_an_absent_modality_is_zeros_and_flagged():
     prepared = prepare_case(CASE, sources(t1ce=None), SETTINGS)
     assert prepared.present == (True, False, True, True)
-    assert not prepared.image[:, 1].any()
-    assert prepared.image[:, 2].any()
+    assert not images_of(prepared)[:, 1].any()
+    assert images_of(prepared)[:, 2].any()
     assert (prepared.mean[1], prepared.std[1]) == (0.0, 1.0)
 
 
@@ -135,7 +158,7 @@ def test_a_volume_is_restored_from_its_slices():
     prepared = prepare_case(CASE, sources(), replace(SETTINGS, plane=(6, 8)))
     height, width, depth = prepared.shape
     volume = np.zeros((height, width, depth), np.uint8)
-    volume[:, :, prepared.z] = prepared.label[:, :height, :width].transpose(1, 2, 0)
+    volume[:, :, prepared.z] = labels_of(prepared)[:, :height, :width].transpose(1, 2, 0)
     np.testing.assert_array_equal(volume, volumes()["seg"])
 
 
@@ -147,7 +170,7 @@ def test_percentile_clips_before_it_scales():
     clipped = np.clip(inside, low, high)
     prepared = prepare_case(CASE, sources(t2=image), replace(SETTINGS, normalize="percentile"))
     assert prepared.mean[2] == pytest.approx(clipped.mean())
-    assert prepared.image[2, 2, 2, 3] == np.float16((high - clipped.mean()) / clipped.std())
+    assert images_of(prepared)[2, 2, 2, 3] == np.float16((high - clipped.mean()) / clipped.std())
 
 
 def test_bias_correction_changes_values_but_not_the_background():
@@ -160,10 +183,11 @@ def test_bias_correction_changes_values_but_not_the_background():
     plain = prepare_case(CASE, files, replace(SETTINGS, plane=(20, 18)))
     settings = replace(SETTINGS, plane=(20, 18), bias_correct=True)
     corrected = prepare_case(CASE, files, settings)
-    assert not np.array_equal(plain.image, corrected.image)
-    assert not corrected.image[:, 0][image.transpose(2, 0, 1)[plain.z] == 0].any()
+    assert not np.array_equal(images_of(plain), images_of(corrected))
+    assert not images_of(corrected)[:, 0][image.transpose(2, 0, 1)[plain.z] == 0].any()
     drift = [
-        abs(c.image[:, 0, 3:9].mean() - c.image[:, 0, 11:17].mean()) for c in (plain, corrected)
+        abs(images_of(c)[:, 0, 3:9].mean() - images_of(c)[:, 0, 11:17].mean())
+        for c in (plain, corrected)
     ]
     assert drift[1] < 0.5 * drift[0]
 
@@ -198,14 +222,14 @@ def test_an_empty_modality_is_named_even_when_n4_runs_first():
 def test_a_fourth_axis_of_length_one_is_no_fault():
     plain = prepare_case(CASE, sources(), SETTINGS)
     four = prepare_case(CASE, sources(t1=volumes()["t1"][..., None]), SETTINGS)
-    np.testing.assert_array_equal(four.image, plain.image)
+    np.testing.assert_array_equal(images_of(four), images_of(plain))
 
 
 def test_compression_does_not_matter_to_the_voxels_but_to_the_key():
     packed = sources()
     plain = {role: gzip.decompress(content) for role, content in packed.items()}
     first, second = (prepare_case(CASE, files, SETTINGS) for files in (packed, plain))
-    np.testing.assert_array_equal(first.image, second.image)
+    np.testing.assert_array_equal(images_of(first), images_of(second))
     assert first.key == source_key(packed) != second.key
 
 

@@ -1,6 +1,7 @@
 """The box around what is not empty."""
 
 import numpy as np
+import pytest
 
 from pipeline.crop import crop, place
 
@@ -29,14 +30,18 @@ def test_nothing_is_left_of_an_empty_volume():
     cut = crop(np.zeros((6, 5, 7), np.uint8))
     assert cut.voxels.size == 0
     assert not cut.planes.any()
-    target = np.zeros((2, 7, 5), np.uint8)
-    place(target, cut, np.array([0, 3]), np.asarray)
+    target = np.zeros((7, 5), np.uint8)
+    place(target, cut, 3, np.asarray)
     assert not target.any()
 
 
-def test_kept_planes_are_placed_with_axes_i_j_and_converted():
-    target = np.zeros((3, 8, 6), np.float16)
-    place(target, crop(volume()), np.array([1, 3, 5]), lambda plane: plane * 2.0)
-    expected = np.zeros((3, 8, 6))
-    expected[0, 6, 2], expected[1, 4, 1] = -6, 16
+@pytest.mark.parametrize(
+    ("k", "lit"), [(0, {}), (1, {(6, 2): -6}), (2, {}), (3, {(4, 1): 16}), (5, {})]
+)
+def test_a_plane_is_placed_with_axes_i_j_and_converted(k, lit):
+    target = np.zeros((8, 6), np.float16)
+    place(target, crop(volume()), k, lambda plane: plane * 2.0)
+    expected = np.zeros((8, 6))
+    for voxel, value in lit.items():
+        expected[voxel] = value
     np.testing.assert_array_equal(target, expected)

@@ -1,11 +1,21 @@
 """Intensities: the statistics of the brain, and a background that stays exactly 0."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.normalize import NORMALIZATIONS, NormalizationError, normalize, percentile, zscore
+from pipeline.normalize import (
+    NORMALIZATIONS,
+    NormalizationError,
+    Scaling,
+    make_scaler,
+    percentile,
+    zscore,
+)
 
 
 def brain(seed: int = 0, shape: tuple[int, int, int] = (7, 11, 13)) -> np.ndarray:
@@ -17,11 +27,38 @@ def brain(seed: int = 0, shape: tuple[int, int, int] = (7, 11, 13)) -> np.ndarra
     return image
 
 
+def normalize(image: np.ndarray, method: str) -> tuple[np.ndarray, Scaling]:
+    scaling = NORMALIZATIONS[method](image)
+    return make_scaler(image, scaling)(image), scaling
+
+
+def line(values: list[float] | np.ndarray, dtype: type = np.int16) -> np.ndarray:
+    """A volume of one row of voxels."""
+    return np.array(values, dtype).reshape(1, 1, -1)
+
+
 def test_zscore_has_the_populations_statistics():
-    # Mean 3, squared distances 4 + 1 + 0 + 25 over four: 7.5, not 10 over three.
-    scaling = zscore(np.array([1, 2, 3, 8], np.int16) - np.int16(0))
+    # Squared distances from 3.5: 6.25 + 2.25 + 0.25 + 20.25, over four and not over three.
+    scaling = zscore(line([1, 2, 3, 8]))
     assert scaling.mean == 3.5
-    assert scaling.std == pytest.approx(np.sqrt(29 / 4))  # 6.25 + 2.25 + 0.25 + 20.25
+    assert scaling.std == pytest.approx(np.sqrt(29 / 4))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, ">i2", np.uint8])
+def test_statistics_of_narrow_integers_are_exact(dtype):
+    values = np.random.default_rng(5).integers(0, np.iinfo(dtype).max, (9, 61, 47), endpoint=True)
+    image = values.astype(dtype)
+    brain = [int(value) for value in values.ravel() if value]
+    mean = Fraction(sum(brain), len(brain))
+    variance = Fraction(sum(value**2 for value in brain), len(brain)) - mean**2
+    scaling = zscore(image)
+    assert scaling.mean == float(mean)
+    assert scaling.std == math.sqrt(float(variance))
+
+
+def test_the_order_of_voxels_does_not_change_the_statistics():
+    image = brain(4)
+    assert zscore(image) == zscore(image[::-1, :, ::-1]) == zscore(image.transpose(2, 0, 1))
 
 
 def test_background_does_not_count():
@@ -68,7 +105,7 @@ def test_scanner_units_come_back_from_mean_and_standard_deviation():
 
 def test_percentile_clips_half_a_percent_at_each_end():
     values = np.arange(1, 2002, dtype=np.int16)  # 0.5 % of 2000 steps is 10
-    scaling = percentile(values)
+    scaling = percentile(line(values))
     assert (scaling.low, scaling.high) == (11.0, 1991.0)
     clipped = np.clip(values, 11, 1991).astype(np.float64)
     assert scaling.mean == pytest.approx(clipped.mean())
@@ -102,16 +139,16 @@ def test_what_has_no_contrast_is_refused(method, values, message):
 def test_a_brain_that_is_constant_once_outliers_are_clipped_is_refused():
     values = np.full(1000, 5, np.int16)
     values[0] = 900
-    zscore(values)
+    zscore(line(values))
     with pytest.raises(NormalizationError, match="is constant"):
-        percentile(values)
+        percentile(line(values))
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.5, 20.0), st.integers(-200, 200))
 @settings(deadline=None, max_examples=40)
 def test_gain_and_offset_of_the_scanner_do_not_show(seed, gain, offset):
     values = np.random.default_rng(seed).normal(1000, 100, 500)
-    first, second = zscore(values), zscore(values * gain + offset)
+    first, second = (zscore(line(v, np.float64)) for v in (values, values * gain + offset))
     np.testing.assert_allclose(
         (values - first.mean) / first.std,
         (values * gain + offset - second.mean) / second.std,

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import h5py
 import pytest
 
 import pipeline.shard_task
@@ -61,12 +62,28 @@ def test_a_case_whose_source_changed_is_prepared_anew(small_cache, other_plan, p
 def test_damage_is_not_copied(cache_copy, other_plan, prepared, tmp_path):
     donors = find_donors(cache_copy, other_plan.preprocessing)
     shard = other_plan.shards[0]
-    victim = donors[shard.cases[0].case_id].path
+    victim = donors[shard.cases[0].case_id]
+    with h5py.File(victim) as file:
+        row = file["cases/first_row"][file["cases/case_id"].asstr()[:] == shard.cases[0].case_id]
+        chunk = file["image"].id.get_chunk_info(int(row[0]) + 1)
     content = bytearray(victim.read_bytes())
-    content[len(content) // 2] ^= 255
+    content[chunk.byte_offset + chunk.size - 1] ^= 1
     victim.write_bytes(content)
     outcome = make(shard, tmp_path, other_plan, donors)
-    assert shard.cases[0].case_id in prepared
+    assert prepared == [shard.cases[0].case_id]
+    assert outcome == make(shard, tmp_path / "anew", other_plan, {})
+
+
+def test_a_shard_that_is_gone_or_ruined_is_prepared_anew(
+    cache_copy, other_plan, prepared, tmp_path
+):
+    donors = find_donors(cache_copy, other_plan.preprocessing)
+    shard = other_plan.shards[0]
+    first, second = (donors[case.case_id] for case in shard.cases)
+    first.write_bytes(b"ruined")
+    second.unlink(missing_ok=True)
+    outcome = make(shard, tmp_path, other_plan, donors)
+    assert prepared == [case.case_id for case in shard.cases]
     assert outcome == make(shard, tmp_path / "anew", other_plan, {})
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import CaseRecord, LabelVoxels, count_leakage, read_manifest
-from cache_schema.shard import CaseSlices, ShardReader, ShardWriter
+from cache_schema.shard import CaseSlices, ShardReader, ShardWriter, Slice
 from pipeline.specimens import (
     LABEL_COLOURS,
     MAX_SPECIMENS,
@@ -110,6 +110,7 @@ def write_case(cache, affine, present=ALL, tumour=True):
         label[1, 0, 3] = 4
         label[1, 1, 1:3] = 1
         label[2, 2, 2] = 2
+    plain = Slice(np.ones((4, 5, 4), np.float16), np.zeros((5, 4), np.uint8))
     path = cache / "clients/client-00/shard-000.h5"
     with ShardWriter(path, plane=(5, 4), fingerprint="f", client=0) as writer:
         for name in ("a", "b"):  # the case of interest does not begin at row 0
@@ -120,9 +121,8 @@ def write_case(cache, affine, present=ALL, tumour=True):
                     cohort="brats2020",
                     grade="HGG",
                     site="TMC",
-                    image=image if name == "b" else image[::-1] * 0 + np.float16(1),
-                    label=label if name == "b" else label[::-1] * 0,
                     z=np.array([6, 7, 8], np.int32),
+                    slices=list(map(Slice, image, label)) if name == "b" else [plain] * 3,
                     affine=affine,
                     shape=(5, 4, 9),
                     mean=np.zeros(4),
