@@ -51,7 +51,7 @@ def _against_uncompressed(shard: Path, plain: Path) -> dict[str, float]:
     _copy_uncompressed(shard, plain)
     order = np.random.default_rng(0).permutation(len(ShardReader(shard))).tolist()
     taken = in_turn(
-        {"ours": lambda: _read(shard, order), "plain": lambda: _read(plain, order)}, REPEATS
+        {"ours": lambda: _read(shard, order), "plain": lambda: _read_plain(plain, order)}, REPEATS
     )
     return {
         "slices": len(order),
@@ -74,6 +74,17 @@ def _read(path: Path, order: Sequence[int]) -> float:
     with ShardReader(path) as reader:
         reader.images([0])
         return seconds(lambda: _read_and_drop(reader, order))
+
+
+def _read_plain(path: Path, order: Sequence[int]) -> float:
+    with h5py.File(path) as file:
+        images = file["image"]
+        return seconds(lambda: _index_and_drop(images, order))
+
+
+def _index_and_drop(images: h5py.Dataset, order: Sequence[int]) -> None:
+    for row in order:
+        images[row]
 
 
 def _read_and_drop(reader: ShardReader, order: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ import hdf5plugin
 import numpy as np
 from jaxtyping import Float16, Float64, Int, Integer, UInt8, UInt32
 
-from cache_schema.chunk import checksum, compress_chunk
+from cache_schema.chunk import checksum, compress_chunk, decompress_chunk
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import LABEL_CONVENTION, MODALITIES
 
@@ -321,6 +321,30 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+class _Column:
+    """The compressed chunks of an open dataset, one a row."""
+
+    def __init__(self, file: Any, name: str) -> None:  # noqa: ANN401
+        dataset = file[name]
+        self.shape: tuple[int, ...] = dataset.shape[1:]
+        self.dtype: np.dtype[Any] = dataset.dtype
+        self._name = name
+        self._id = dataset.id
+        self._checksums = file["checksum"][:, CHUNKED.index(name)].tolist()
+
+    def read_stored(self, row: int) -> bytes:
+        """Read a slice as it is stored.
+
+        Raises:
+            ValueError: If it is not what was once written.
+        """
+        _, chunk = self._id.read_direct_chunk((row,) + (0,) * len(self.shape))
+        if checksum(chunk) != self._checksums[row]:
+            raise ValueError(f"{self._name} of row {row} differs from its checksum")
+        stored: bytes = chunk
+        return stored
+
+
 class ShardReader:
     """Reads rows of one shard.
 
@@ -337,11 +361,12 @@ class ShardReader:
         """
         self.path = path
         self._file: Any = None
+        self._columns: dict[str, _Column] = {}
         self._pid = -1
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the path only."""
-        return {"path": self.path, "_file": None, "_pid": -1}
+        return {"path": self.path, "_file": None, "_columns": {}, "_pid": -1}
 
     def __enter__(self) -> "ShardReader":
         """Return the reader itself."""
@@ -356,6 +381,7 @@ class ShardReader:
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
         self._file = None
+        self._columns = {}
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -364,9 +390,10 @@ class ShardReader:
             if self._file is None or self._pid != os.getpid():
                 self.close()
                 self._file = _open(self.path)
+                self._columns = {name: _Column(self._file, name) for name in CHUNKED}
                 self._pid = os.getpid()
             yield self._file
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(
                 f"shard {self.path} cannot be read ({reason}); run `prep verify` on the cache, "
@@ -402,14 +429,13 @@ class ShardReader:
         return labels
 
     def _read(self, name: str, rows: Sequence[int] | slice) -> Any:  # noqa: ANN401
-        with self._opened() as file:
-            dataset = file[name]
-            if isinstance(rows, slice):
-                return dataset[rows]
-            # One chunk a row: reading row by row costs nothing and keeps the caller's order.
-            values = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
-            for position, row in enumerate(rows):
-                dataset.read_direct(values, np.s_[row], np.s_[position])
+        if isinstance(rows, slice):
+            rows = range(*rows.indices(len(self)))
+        with self._opened():
+            column = self._columns[name]
+            values = np.empty((len(rows), *column.shape), column.dtype)
+            for row, target in zip(rows, values, strict=True):
+                decompress_chunk(column.read_stored(row), target)
             return values
 
     def column(self, name: str) -> Integer[np.ndarray, "slice ..."]:
@@ -417,25 +443,6 @@ class ShardReader:
         with self._opened() as file:
             values: np.ndarray = file[name][:]
             return values
-
-    def chunks(self, rows: range) -> Iterator[tuple[bytes, bytes]]:
-        """Read image and label of slices as they are stored, compressed."""
-        with self._opened() as file:
-            images, labels = (file[name].id for name in CHUNKED)
-            for row in rows:
-                _, image = images.read_direct_chunk((row, 0, 0, 0))
-                _, label = labels.read_direct_chunk((row, 0, 0))
-                yield image, label
-
-    def damaged_rows(self, entry: CaseEntry) -> list[int]:
-        """List a case's slices whose stored bytes are not those that were once written."""
-        rows = range(entry.first_row, entry.stop_row)
-        expected = self.column("checksum")
-        return [
-            row
-            for row, pair in zip(rows, self.chunks(rows), strict=True)
-            if not _is_sound(pair, expected[row])
-        ]
 
     def has_sound_tables(self, entry: CaseEntry) -> bool:
         """Tell whether the tables say of a case what was once written, names and place apart."""
@@ -448,11 +455,12 @@ class ShardReader:
             InputError: If a slice or a table is not what was once written.
         """
         z, voxels, checksums = self._rows(entry)
-        chunks = tuple(self.chunks(range(entry.first_row, entry.stop_row)))
-        if not all(map(_is_sound, chunks, checksums)) or not self.has_sound_tables(entry):
-            raise InputError(
-                f"{self.path}: {entry.case_id} is damaged; see `prep verify --deep` on its cache"
-            )
+        with self._opened():
+            image, label = (self._columns[name] for name in CHUNKED)
+            rows = range(entry.first_row, entry.stop_row)
+            chunks = tuple((image.read_stored(row), label.read_stored(row)) for row in rows)
+        if not self.has_sound_tables(entry):
+            raise InputError(f"{self.path}: the tables of {entry.case_id} are damaged")
         return StoredCase(entry, z, voxels, checksums, chunks)
 
     def _rows(self, entry: CaseEntry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -485,11 +493,6 @@ def _entry(row: dict[str, Any]) -> CaseEntry:
         present=(bool(t1), bool(t1ce), bool(t2), bool(flair)),
         checksum=int(row["checksum"]),
     )
-
-
-def _is_sound(chunks: tuple[bytes, bytes], expected: UInt32[np.ndarray, " 2"]) -> bool:
-    image, label = chunks
-    return (checksum(image), checksum(label)) == tuple(expected)
 
 
 def _checksum_tables(case: CaseColumns, rows: Sequence[np.ndarray]) -> int:

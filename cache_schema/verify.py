@@ -95,11 +95,8 @@ def _case_differences(entry: CaseEntry, case: CaseRecord) -> Iterator[str]:
 def _slice_problems(name: str, reader: ShardReader, entry: CaseEntry) -> Iterator[str]:
     counts = reader.column("label_voxels")
     planes = reader.column("z")
-    damaged = reader.damaged_rows(entry)
     for row in range(entry.first_row, entry.stop_row):
         problem = _slice_problem(reader, row, counts[row].tolist())
-        if problem is None and row in damaged:
-            problem = "its stored bytes differ from their checksum"
         if problem is not None:
             yield f"{name}: {entry.case_id} slice z={planes[row]}: {problem}"
 
@@ -108,7 +105,7 @@ def _slice_problem(reader: ShardReader, row: int, counts: list[int]) -> str | No
     try:
         (image,), (label,) = reader.images([row]), reader.labels([row])
     except InputError as error:
-        return f"cannot be decoded ({error})"
+        return f"cannot be read ({error.__cause__ or error})"
     if not np.isfinite(image).all():
         return "has values that are not finite"
     if not np.isin(label, (0, *LABELS.values())).all():

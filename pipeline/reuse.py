@@ -73,8 +73,8 @@ class Shelf:
             stored = self._read(case.case_id)
         if stored is None or stored.entry.key != key.result():
             return None
-        names = {"patient_id": case.patient_id, "grade": case.grade, "site": case.site}
-        return replace(stored, entry=replace(stored.entry, **names))
+        entry = replace(stored.entry, patient_id=case.patient_id, grade=case.grade, site=case.site)
+        return replace(stored, entry=entry)
 
     def _read(self, case_id: str) -> StoredCase | None:
         try:

@@ -7,7 +7,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 
-from cache_schema.chunk import checksum, compress_chunk
+from cache_schema.chunk import checksum, compress_chunk, decompress_chunk
 
 
 def through_the_filter(chunk: bytes, shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -20,13 +20,20 @@ def through_the_filter(chunk: bytes, shape: tuple[int, ...], dtype: type) -> np.
         return dataset[:]
 
 
+def decompressed(chunk: bytes, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    values = np.full(shape, 99, dtype)
+    decompress_chunk(chunk, values)
+    return values
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.02, 1.0])
 def test_the_filter_reads_what_was_compressed(noise):
     generator = np.random.default_rng(0)
     values = np.where(generator.random((4, 37, 41)) < noise, generator.normal(size=(4, 37, 41)), 0)
     values = values.astype(np.float16)
-    found = through_the_filter(compress_chunk(values), values.shape, np.float16)
-    np.testing.assert_array_equal(found, values)
+    chunk = compress_chunk(values)
+    np.testing.assert_array_equal(through_the_filter(chunk, values.shape, np.float16), values)
+    np.testing.assert_array_equal(decompressed(chunk, values.shape, np.float16), values)
 
 
 def test_what_does_not_shrink_is_stored_as_it_is():
@@ -41,14 +48,49 @@ def test_zeros_become_next_to_nothing():
     assert len(compress_chunk(np.zeros((4, 240, 240), np.float16))) < 2500
 
 
-def test_the_filter_itself_stores_the_same_layout():
-    values = np.arange(600, dtype=np.uint8).reshape(20, 30) // 7
+def from_the_filter(values: np.ndarray, block_size: int = 0) -> bytes:
+    """Compress a chunk with HDF5 and hdf5plugin; blocks of 0 bytes mean one for the chunk."""
     with h5py.File("chunk", "w", driver="core", backing_store=False) as file:
         dataset = file.create_dataset(
-            "x", data=values, chunks=values.shape, compression=hdf5plugin.LZ4()
+            "x", data=values, chunks=values.shape, compression=hdf5plugin.LZ4(block_size)
         )
-        _, theirs = dataset.id.read_direct_chunk((0, 0))
-    assert compress_chunk(values)[:12] == theirs[:12]  # sizes of the chunk and of its block
+        _, chunk = dataset.id.read_direct_chunk((0,) * values.ndim)
+        return chunk
+
+
+@pytest.mark.parametrize("block_size", [0, 256, 599, 600])
+@pytest.mark.parametrize("noise", [0, 1])
+def test_what_the_filter_wrote_is_read(block_size, noise):
+    values = (np.arange(600) // 7).astype(np.uint8)
+    values += np.frombuffer(np.random.default_rng(2).bytes(600), np.uint8) * np.uint8(noise)
+    chunk = from_the_filter(values, block_size)
+    np.testing.assert_array_equal(decompressed(chunk, (600,), np.uint8), values)
+
+
+def test_the_filter_itself_stores_the_same_layout():
+    values = np.arange(600, dtype=np.uint8).reshape(20, 30) // 7
+    assert compress_chunk(values)[:8] == from_the_filter(values)[:8]  # size of the chunk
+
+
+GOOD = compress_chunk(np.arange(600, dtype=np.uint8) // 7)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (b"", "not LZ4"),
+        (GOOD[:11], "not LZ4"),
+        (GOOD[:14], "not LZ4"),
+        (GOOD[:-1], "not LZ4"),
+        (GOOD[:12], "holds 0 bytes, not 600"),
+        (b"\0" * 7 + b"\1" + GOOD[8:], "holds 0 bytes, not 600"),
+        (GOOD[:8] + b"\0\0\0\7" + GOOD[12:], "not LZ4"),
+        (GOOD + b"\0\0\0\1x", "not LZ4|holds"),
+    ],
+)
+def test_what_is_not_a_chunk_of_that_size_is_refused(chunk, message):
+    with pytest.raises(ValueError, match=message):
+        decompressed(chunk, (600,), np.uint8)
 
 
 def test_the_checksum_is_that_of_zlib_and_goes_on():

@@ -1,5 +1,7 @@
 """A cache held against its manifest."""
 
+import zlib
+
 import h5py
 import pytest
 
@@ -20,6 +22,13 @@ def accept(cache, path: str = SHARD) -> None:
         for shard in manifest.shards
     )
     write_manifest(cache, manifest.model_copy(update={"shards": shards}))
+
+
+def sign(file: h5py.File, dataset: str, row: int) -> None:
+    """Write the checksum of a changed slice."""
+    corner = (0,) * (file[dataset].ndim - 1)
+    _, chunk = file[dataset].id.read_direct_chunk((row, *corner))
+    file["checksum"][row, ("image", "label").index(dataset)] = zlib.crc32(chunk)
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -91,6 +100,7 @@ def test_deep_finds_a_wrong_label_count(cache_copy):
 def test_deep_finds_a_label_of_another_year(cache_copy):
     with h5py.File(cache_copy / SHARD, "r+") as file:
         file["label"][1, 0, 0] = 3
+        sign(file, "label", 1)
     accept(cache_copy)
     (problem,) = verify_cache(cache_copy, deep=True)
     assert "has labels other than 0, 1, 2, 4" in problem
@@ -99,6 +109,7 @@ def test_deep_finds_a_label_of_another_year(cache_copy):
 def test_deep_finds_values_that_are_not_finite(cache_copy):
     with h5py.File(cache_copy / SHARD, "r+") as file:
         file["image"][0, 3, 2, 1] = float("nan")
+        sign(file, "image", 0)
     accept(cache_copy)
     (problem,) = verify_cache(cache_copy, deep=True)
     assert "has values that are not finite" in problem
@@ -113,7 +124,9 @@ def test_deep_names_a_slice_that_decodes_to_something_else(cache_copy):
     (cache_copy / SHARD).write_bytes(content)
     accept(cache_copy)
     (problem,) = verify_cache(cache_copy, deep=True)
-    assert problem.endswith(f"slice z={z}: its stored bytes differ from their checksum")
+    assert problem.endswith(
+        f"slice z={z}: cannot be read (image of row 2 differs from its checksum)"
+    )
 
 
 def test_deep_finds_an_affine_that_was_changed(cache_copy):
@@ -127,15 +140,16 @@ def test_deep_finds_an_affine_that_was_changed(cache_copy):
 
 
 def test_deep_names_each_slice_that_cannot_be_decoded(cache_copy):
-    with h5py.File(cache_copy / SHARD) as file:
-        start = file["image"].id.get_chunk_info(1).byte_offset
-        z = file["z"][1]
-    content = bytearray((cache_copy / SHARD).read_bytes())
-    content[start : start + 12] = b"\xff" * 12
-    (cache_copy / SHARD).write_bytes(content)
+    with h5py.File(cache_copy / SHARD, "r+") as file:
+        planes = file["z"][:3].tolist()
+        for row in (0, 2):
+            file["image"].id.write_direct_chunk((row, 0, 0, 0), b"not LZ4")
+            sign(file, "image", row)
     accept(cache_copy)
-    (problem,) = verify_cache(cache_copy, deep=True)
-    assert f"slice z={z}: cannot be decoded" in problem
+    problems = verify_cache(cache_copy, deep=True)
+    assert len(problems) == 2
+    for problem, z in zip(problems, planes[::2], strict=True):
+        assert f"slice z={z}: cannot be read (chunk is not LZ4" in problem
 
 
 def test_deep_finds_a_patient_who_is_somebody_else(cache_copy):
