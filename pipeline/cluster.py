@@ -4,14 +4,18 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Final
 
 import dask
 from distributed import Client, LocalCluster
+from distributed.utils import silence_logging_cmgr
 
 from cache_schema.errors import InputError
+from pipeline.case import PREPROCESSING_VERSION
 
 WORKER_ENVIRONMENT: Final = {
     "MALLOC_MMAP_THRESHOLD_": 2**25,
@@ -32,33 +36,35 @@ SETTINGS: Final = {
 """Dask looks at every thread 100 times a second and at every event loop 50 times, on the same cores that
 work: some 3 % of the time of two workers."""
 
+TIMEOUT_S: Final = 30
+"""For what a cluster that runs already should do at once."""
+
 SILENT: Final = logging.CRITICAL + 1
 """What matters comes back as exceptions. On Ctrl-C the scheduler calls it critical, with a traceback,
 that workers still send word to a client who has just gone."""
 
 
 @contextmanager
-def connect(num_workers: int | None, scheduler: str | None) -> Iterator[Client]:
+def connect(
+    num_workers: int | None, scheduler: str | None, folder: Path | None = None
+) -> Iterator[Client]:
     """Start worker processes on this machine, or join a cluster, for as long as the block lasts.
 
     Args:
         num_workers: Processes on this machine, one thread each; all cores by default. They listen
             on 127.0.0.1 only.
         scheduler: Address of a cluster that runs already; then no process is started.
+        folder: What its workers have to see at the same place.
 
     Raises:
-        InputError: If the scheduler cannot be reached.
+        InputError: If the scheduler cannot be reached or is lost, or its workers are not fit.
     """
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout="30s")
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"--scheduler {scheduler} cannot be reached ({error}); start one with `dask scheduler`"
-            ) from error
-        with client:
-            yield client
-        return
+    with _started(num_workers) if scheduler is None else _joined(scheduler, folder) as client:
+        yield client
+
+
+@contextmanager
+def _started(num_workers: int | None) -> Iterator[Client]:
     with _interrupts_for_main_alone(), dask.config.set(SETTINGS):
         cluster = LocalCluster(
             n_workers=num_workers or len(os.sched_getaffinity(0)),
@@ -70,6 +76,61 @@ def connect(num_workers: int | None, scheduler: str | None) -> Iterator[Client]:
         )
     with cluster, Client(cluster) as client:
         yield client
+
+
+@contextmanager
+def _joined(scheduler: str, folder: Path | None) -> Iterator[Client]:
+    with silence_logging_cmgr(SILENT):
+        try:
+            client = Client(scheduler, timeout=TIMEOUT_S)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--scheduler {scheduler} cannot be reached ({error}); start one with `dask scheduler`"
+            ) from error
+        with client:
+            _check_workers(client, scheduler, folder)
+            try:
+                yield client
+            except CancelledError as error:
+                raise InputError(
+                    f"--scheduler {scheduler} was lost; when it runs again, the same command goes on "
+                    "from what is finished"
+                ) from error
+
+
+def _check_workers(client: Client, scheduler: str, folder: Path | None) -> None:
+    """Refuse a cluster that would fail at every case, before it is blamed on the cases."""
+    try:
+        client.wait_for_workers(1, timeout=TIMEOUT_S)
+    except TimeoutError as error:
+        raise InputError(
+            f"--scheduler {scheduler} has no workers; start some with `dask worker {scheduler}`"
+        ) from error
+    try:
+        found = client.run(_describe_worker, folder)
+        found_release, _ = client.run_on_scheduler(_describe_worker, None)
+    except (
+        Exception
+    ) as error:  # Dask raises just that when a process cannot import what it is to run
+        raise InputError(
+            f"--scheduler {scheduler}: it or its workers cannot run this package ({error}); install it "
+            "there and start them anew"
+        ) from error
+    for worker, (release, sees_folder) in found.items():
+        if {release, found_release} != {PREPROCESSING_VERSION}:
+            raise InputError(
+                f"--scheduler {scheduler}: {worker} has another release; install this one"
+            )
+        if not sees_folder:
+            raise InputError(
+                f"--scheduler {scheduler}: {worker} does not see {folder}; its workers have to share "
+                "a file system with this machine"
+            )
+
+
+def _describe_worker(folder: Path | None) -> tuple[int, bool]:
+    """Tell which preprocessing a process has, and whether it sees a folder."""
+    return PREPROCESSING_VERSION, folder is None or folder.is_dir()
 
 
 @contextmanager

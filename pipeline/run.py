@@ -87,7 +87,7 @@ def run_plan(
     """
     donors = find_donors(reuse, plan.preprocessing) if reuse is not None else {}
     cache.mkdir(parents=True, exist_ok=True)
-    with open_journal(cache) as journal, connect(num_workers, scheduler) as client:
+    with open_journal(cache) as journal, connect(num_workers, scheduler, cache.resolve()) as client:
         journal.record("started", shards=len(plan.shards), options=plan.options.model_dump())
         outcomes = _make_shards(client, plan, cache.resolve(), journal, observer, donors=donors)
         manifest = assemble_manifest(plan, outcomes)

@@ -374,13 +374,14 @@ def service(module: str, *arguments: object, cwd: Path) -> Iterator[psutil.Popen
                 child.kill()
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory) -> Iterator[tuple[str, list[psutil.Popen]]]:
+@contextmanager
+def two_workers(folder: Path) -> Iterator[tuple[str, psutil.Popen, list[psutil.Popen]]]:
     """A `dask scheduler` and two `dask worker` processes, as somebody else would have started them."""
-    folder = tmp_path_factory.mktemp("cluster")
     local = ("--host", "127.0.0.1", "--no-dashboard")
     contact = folder / "scheduler.json"
-    with service("dask_scheduler", *local, "--port", 0, "--scheduler-file", contact, cwd=folder):
+    with service(
+        "dask_scheduler", *local, "--port", 0, "--scheduler-file", contact, cwd=folder
+    ) as scheduler:
         assert wait_until(lambda: contact.exists() and bool(contact.read_text()), pause_s=0.05)
         address = json.loads(contact.read_text())["address"]
         worker = ("dask_worker", address, *local, "--nthreads", 1, "--local-directory", folder)
@@ -389,7 +390,13 @@ def cluster(tmp_path_factory) -> Iterator[tuple[str, list[psutil.Popen]]]:
             assert wait_until(
                 lambda: log.read_text().count("Register worker") == 2, pause_s=0.05
             ), (folder / "dask_worker.log").read_text()
-            yield address, [first, second]
+            yield address, scheduler, [first, second]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[tuple[str, list[psutil.Popen]]]:
+    with two_workers(tmp_path_factory.mktemp("cluster")) as (address, _, nannies):
+        yield address, nannies
 
 
 def test_a_cluster_that_runs_already_writes_the_same(cluster, archives, undisturbed, tmp_path):
@@ -409,4 +416,23 @@ def test_a_worker_of_a_running_cluster_may_be_killed(cluster, archives, undistur
         assert wait_until(lambda: num_shards_done(cache) >= 5 or not preparation.is_running())
         worker.kill()
         assert preparation.wait() == 0, preparation.stderr.read_text()
+    assert contents(cache) == contents(undisturbed)
+
+
+def test_a_lost_scheduler_exits_with_1_and_one_line_and_the_next_run_goes_on(
+    archives, undisturbed, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(ENVIRONMENT, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "2s")
+    cache = tmp_path / "cache"
+    with two_workers(tmp_path) as (address, scheduler, _):
+        command = partition(archives, cache, "--scheduler", address)
+        with started(command, tmp_path) as preparation:
+            assert wait_until(lambda: num_shards_done(cache) >= 3 or not preparation.is_running())
+            scheduler.kill()
+            assert preparation.wait() == 1
+            message = preparation.stderr.read_text()
+    assert message.count("\n") == 1
+    assert f"--scheduler {address} was lost" in message
+    assert not (cache / "manifest.json").exists()
+    assert finish(partition(archives, cache)).returncode == 0
     assert contents(cache) == contents(undisturbed)

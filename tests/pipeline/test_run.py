@@ -1,7 +1,9 @@
 """The Dask graph: the same bytes with any number of workers, after any interruption."""
 
 import fcntl
+import gzip
 import json
+import logging
 import os
 import shutil
 import signal
@@ -17,11 +19,13 @@ import hdf5plugin  # noqa: F401  # registers LZ4 with plain h5py
 import nibabel as nib
 import numpy as np
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
+import pipeline.cluster
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
 from cache_schema.verify import verify_cache
+from pipeline.cluster import connect
 from pipeline.cohorts import Case
 from pipeline.journal import open_journal
 from pipeline.plan import Plan, make_plan
@@ -120,12 +124,12 @@ def test_a_cluster_that_runs_already_writes_the_same(run, small_plan, small_cach
 
 def test_a_second_run_keeps_every_shard(run, small_plan, cache_copy):
     before = all_bytes(cache_copy)
-    inodes = {path: path.stat().st_ino for path in cache_copy.rglob("*.h5")}
+    times = {path: path.stat().st_mtime_ns for path in cache_copy.rglob("*.h5")}
     result = run(small_plan, cache_copy)
     assert result.num_reused == len(small_plan.shards)
     assert result.removed == ()
     assert all_bytes(cache_copy) == before
-    assert {path: path.stat().st_ino for path in cache_copy.rglob("*.h5")} == inodes
+    assert {path: path.stat().st_mtime_ns for path in cache_copy.rglob("*.h5")} == times
 
 
 def test_one_changed_source_file_redoes_only_its_shard(run, small_plan, cache_copy, tmp_path):
@@ -340,6 +344,69 @@ def test_a_case_that_kills_its_worker_is_quarantined_alone(deadly_run, small_pla
     planned = {c.case_id for shard in small_plan.shards for c in shard.cases}
     assert {c.case_id for c in result.manifest.cases} == planned - {case.case_id}
     assert verify_cache(cache, deep=True) == []
+
+
+def test_a_case_that_bursts_the_memory_of_a_worker_is_quarantined_alone(small_plan, tmp_path):
+    # 1.5 MB on disk, 1.5 GB in memory: the nanny of the worker ends it.
+    header = nib.Nifti1Image(np.zeros((1, 1, 1), np.int16), np.eye(4)).to_bytes()[:352]
+    with gzip.open(tmp_path / "t1.nii.gz", "wb", 1) as file:
+        file.write(header)
+        for _ in range(150):
+            file.write(bytes(10_000_000))
+    case = small_plan.shards[0].cases[1]
+    plan = with_case(small_plan, with_file(case, "t1", tmp_path / "t1.nii.gz"))
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            memory_limit="700MB",
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL + 1,
+        ) as cluster,
+    ):
+        address = cluster.scheduler_address
+        result = run_plan(plan, tmp_path / "cache", Listener(), scheduler=address)
+    (lost,) = result.manifest.quarantined
+    assert lost.case_id == case.case_id
+    assert lost.reason.startswith("KilledWorker")
+    assert verify_cache(tmp_path / "cache", deep=True) == []
+
+
+def test_a_scheduler_without_workers_is_refused(small_plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline.cluster, "TIMEOUT_S", 1)
+    with (
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
+        pytest.raises(InputError, match=r"has no workers; start some with `dask worker tcp://127"),
+    ):
+        run_plan(small_plan, tmp_path, Listener(), scheduler=cluster.scheduler_address)
+
+
+def test_workers_of_another_release_are_refused(scheduler, small_plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline.cluster, "PREPROCESSING_VERSION", 99)
+    with pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:\d+ has another release"):
+        run_plan(small_plan, tmp_path, Listener(), scheduler=scheduler)
+    assert list(tmp_path.glob("**/*.h5")) == []
+
+
+def test_workers_that_cannot_import_the_package_are_refused(
+    scheduler, small_plan, tmp_path, monkeypatch
+):
+    def fail(*_: object) -> None:
+        raise Exception("No module named 'pipeline'")  # noqa: TRY002  # as Dask does
+
+    monkeypatch.setattr(Client, "run", fail)
+    with pytest.raises(InputError, match=r"cannot run this package \(No module named 'pipeline'\)"):
+        run_plan(small_plan, tmp_path, Listener(), scheduler=scheduler)
+
+
+def test_workers_that_do_not_see_the_cache_are_refused(scheduler, tmp_path):
+    with (
+        pytest.raises(InputError, match=f"does not see {tmp_path / 'elsewhere'}; its workers"),
+        connect(None, scheduler, tmp_path / "elsewhere"),
+    ):
+        pass
 
 
 def test_an_address_that_is_none_is_refused_by_option(small_plan, tmp_path):
