@@ -12,6 +12,7 @@ from typing import Final
 
 import dask
 from distributed import Client, LocalCluster
+from distributed.comm.core import CommClosedError
 from distributed.utils import silence_logging_cmgr
 
 from cache_schema.errors import InputError
@@ -91,7 +92,7 @@ def _joined(scheduler: str, folder: Path | None) -> Iterator[Client]:
             _check_workers(client, scheduler, folder)
             try:
                 yield client
-            except CancelledError as error:
+            except (CancelledError, CommClosedError) as error:
                 raise InputError(
                     f"--scheduler {scheduler} was lost; when it runs again, the same command goes on "
                     "from what is finished"
