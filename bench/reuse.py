@@ -14,10 +14,13 @@ REPEATS: Final = 5
 
 
 def measure_reuse(bench: Workbench) -> dict[str, object]:
-    """Prepare phantom archives for another alpha, with and without `--reuse`, in turn."""
+    """Prepare phantom archives for another alpha, with and without `--reuse`, in turn.
+
+    Two clients fill their shards as twenty do with the real archives.
+    """
     roots = [bench.phantoms(MANY_PATIENTS)]
-    first = make_plan(roots, bench.options(clients=4, alpha=1.0))
-    second = make_plan(roots, bench.options(clients=4, alpha=0.5, seed=1))
+    first = make_plan(roots, bench.options(clients=2, alpha=1.0))
+    second = make_plan(roots, bench.options(clients=2, alpha=0.5, seed=1))
     donor = bench.scratch / "donor"
     with local_cluster(1) as cluster:
         run_plan(first, donor, Silence(), scheduler=cluster.address)

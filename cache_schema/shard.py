@@ -214,7 +214,8 @@ class ShardWriter:
         voxels, checksums = [], []
         for row, (image, label) in enumerate(case.slices, start=first):
             chunks = compress_chunk(image), compress_chunk(label)
-            checksums.append(self._write_chunks(row, chunks))
+            self._write_chunks(row, chunks)
+            checksums.append([checksum(chunk) for chunk in chunks])
             voxels.append(count_label_voxels(label))
         if len(voxels) != len(case.z):
             raise ValueError(
@@ -249,12 +250,11 @@ class ShardWriter:
             self._file[name].resize(first + len(z), axis=0)
         return first
 
-    def _write_chunks(self, row: int, chunks: tuple[bytes, bytes]) -> tuple[int, int]:
-        """Store a slice's image and label, both compressed, and return their checksums."""
+    def _write_chunks(self, row: int, chunks: tuple[bytes, bytes]) -> None:
+        """Store a slice's image and label, both compressed."""
         image, label = chunks
         self._chunked["image"].write_direct_chunk((row, 0, 0, 0), image)
         self._chunked["label"].write_direct_chunk((row, 0, 0), label)
-        return checksum(image), checksum(label)
 
     def _append_rows(
         self,

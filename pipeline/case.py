@@ -91,7 +91,9 @@ def voxel_digest(case: Case, modality: str) -> str | None:
     return hashlib.sha256(kind + voxels.tobytes(order="K")).hexdigest()
 
 
-def prepare_case(case: Case, sources: Mapping[str, bytes], settings: Preprocessing) -> CaseSlices:
+def prepare_case(
+    case: Case, sources: Mapping[str, bytes], settings: Preprocessing, *, key: str | None = None
+) -> CaseSlices:
     """Turn the files of one case into normalised slices.
 
     Every axial slice is kept that holds brain in any modality, and so is one that holds a label
@@ -101,6 +103,7 @@ def prepare_case(case: Case, sources: Mapping[str, bytes], settings: Preprocessi
         case: The case, with patient, grade and site.
         sources: Its files' bytes by role.
         settings: How to normalise.
+        key: Identity of the files, if it is known already.
 
     Returns:
         What a shard stores; heights and widths are the first and second voxel axes of the NIfTI.
@@ -131,7 +134,7 @@ def prepare_case(case: Case, sources: Mapping[str, bytes], settings: Preprocessi
         mean=np.array([scaling.mean for scaling in recorded]),
         std=np.array([scaling.std for scaling in recorded]),
         present=("t1" in heads, "t1ce" in heads, "t2" in heads, "flair" in heads),
-        key=source_key(sources),
+        key=key or source_key(sources),
         findings="\n".join(findings),
     )
 

@@ -1,14 +1,13 @@
 """Another cache of the same cases as a source of finished slices."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
 from cache_schema.shard import CaseEntry, ShardReader, StoredCase
-from pipeline.case import Preprocessing, source_key
+from pipeline.case import Preprocessing
 from pipeline.cohorts import Case
 
 
@@ -55,12 +54,12 @@ class Shelf:
         for reader, _entries in self._opened.values():
             reader.close()
 
-    def find(self, case: Case, sources: Mapping[str, bytes]) -> StoredCase | None:
+    def find(self, case: Case, key: str) -> StoredCase | None:
         """Find a case's slices, if they were made from the same source files.
 
         Args:
             case: As it is known now; its patient, grade and site replace those of the other cache.
-            sources: Its files' bytes by role.
+            key: Identity of its source files.
 
         Returns:
             The slices, or None if the case is not here, made from other files, or damaged: copying
@@ -68,20 +67,16 @@ class Shelf:
         """
         if case.case_id not in self._donors:
             return None
-        with ThreadPoolExecutor(1) as pool:  # hashing releases the interpreter's lock
-            key = pool.submit(source_key, sources)
-            stored = self._read(case.case_id)
-        if stored is None or stored.entry.key != key.result():
-            return None
-        entry = replace(stored.entry, patient_id=case.patient_id, grade=case.grade, site=case.site)
-        return replace(stored, entry=entry)
-
-    def _read(self, case_id: str) -> StoredCase | None:
         try:
-            reader, entries = self._open(self._donors[case_id])
-            return reader.stored(entries[case_id])
+            reader, entries = self._open(self._donors[case.case_id])
+            entry = entries[case.case_id]
+            if entry.key != key:
+                return None
+            stored = reader.stored(entry)
         except (InputError, KeyError):
             return None
+        renamed = replace(entry, patient_id=case.patient_id, grade=case.grade, site=case.site)
+        return replace(stored, entry=renamed)
 
     def _open(self, path: Path) -> tuple[ShardReader, dict[str, CaseEntry]]:
         if path not in self._opened:

@@ -1,6 +1,8 @@
 """One shard, start to finish: the unit of work of a Dask worker. Knows nothing of Dask."""
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +16,9 @@ from pipeline.cohorts import Case
 from pipeline.plan import ShardPlan
 from pipeline.quality import CaseError
 from pipeline.reuse import Shelf
+
+Loaded = tuple[dict[str, bytes], str]
+"""The files of a case by role, and their key."""
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -130,23 +135,38 @@ def _write(
             path, plane=settings.plane, fingerprint=fingerprint, client=plan.client
         ) as writer,
     ):
-        for case in plan.cases:
+        for case, loading in _load_ahead(plan.cases):
             try:
-                _add(writer, case, settings, shelf)
+                sources, key = loading.result()
+                stored = shelf.find(case, key)
+                if stored is None:
+                    writer.append(prepare_case(case, sources, settings, key=key))
+                else:
+                    writer.copy(stored)
             except CaseError as error:
                 quarantined[case.case_id] = quarantine(case, str(error))
             on_case(case.case_id)
     return writer.sha256, quarantined
 
 
-def _add(writer: ShardWriter, case: Case, settings: Preprocessing, shelf: Shelf) -> None:
-    """Copy a case's slices from another cache, or prepare them."""
+def _load_ahead(cases: Sequence[Case]) -> Iterator[tuple[Case, Future[Loaded]]]:
+    """Read and hash the files of every case in a thread, while the case before it is worked on.
+
+    Both release the interpreter's lock. A case that cannot be read raises when its result is asked
+    for.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        coming = deque[tuple[Case, Future[Loaded]]]()
+        for case in cases:
+            coming.append((case, pool.submit(_load, case)))
+            if len(coming) == 2:
+                yield coming.popleft()
+        yield from coming
+
+
+def _load(case: Case) -> Loaded:
     sources = read_sources(case)
-    stored = shelf.find(case, sources)
-    if stored is None:
-        writer.append(prepare_case(case, sources, settings))
-    else:
-        writer.copy(stored)
+    return sources, source_key(sources)
 
 
 def _outcome(

@@ -26,9 +26,9 @@ def prepared(monkeypatch):
     names = []
     honest = pipeline.shard_task.prepare_case
 
-    def prepare(case, sources, settings):
+    def prepare(case, sources, settings, **options):
         names.append(case.case_id)
-        return honest(case, sources, settings)
+        return honest(case, sources, settings, **options)
 
     monkeypatch.setattr(pipeline.shard_task, "prepare_case", prepare)
     return names
