@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -27,6 +28,7 @@ from rich.text import Text
 from cache_schema.errors import InputError
 
 if TYPE_CHECKING:
+    from training.config import TrainConfig
     from training.runlog import RoundRecord
 
 EXIT_FAILED = 1
@@ -356,7 +358,8 @@ class _TrainingBar:
 
     def step(self, *, round_number: int, client: int, loss: float) -> None:
         """Count one step and show its loss."""
-        text = f"round {round_number}/{self._num_rounds} client {client} loss {loss:.3f}"
+        who = f" client {client}" if client >= 0 else ""
+        text = f"round {round_number}/{self._num_rounds}{who} loss {loss:.3f}"
         self._progress.update(self._task, advance=1, description=text)
 
     def round_done(self, record: "RoundRecord") -> None:
@@ -370,71 +373,136 @@ class _TrainingBar:
         )
 
 
-Run = Annotated[Path, typer.Argument(help="Folder that `train fed` wrote.")]
+Run = Annotated[Path, typer.Argument(help="Folder that `train fed` or `train central` wrote.")]
+NewRun = Annotated[Path, typer.Option(help="New folder for settings, log and weights.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in --run, with its settings.")
+]
+Model = Annotated[str, typer.Option(help="Network.")]
+Position = Annotated[Literal["none", "2d", "3d", "2d+3d"], typer.Option(help="Position embedding.")]
+PositionLevels = Annotated[
+    Literal["last", "all"], typer.Option(help="Levels of the encoder that get it.")
+]
+FuseEn2 = Annotated[bool, typer.Option(help="Cross-modal attention at en2 too.")]
+Weights = Annotated[str, typer.Option(help="imagenet, none, or a file with a ResNet18 state dict.")]
+Target = Annotated[
+    Literal["labels", "regions"], typer.Option(help="Predict NEC, ED, ET or ET, TC, WT.")
+]
+BatchSize = Annotated[int, typer.Option(help="Slices.")]
+LearningRate = Annotated[float, typer.Option(help="Of Adam, before cosine decay.")]
+Crop = Annotated[int, typer.Option(help="Side of the training crop; a multiple of 32.")]
+RotationDeg = Annotated[float, typer.Option(help="Largest random rotation.")]
+NoiseStd = Annotated[float, typer.Option(help="Random noise, in z-scores.")]
+ModalityDropout = Annotated[
+    float, typer.Option(help="Probability that a training slice loses a modality.")
+]
+Slices = Annotated[
+    Literal["all", "tumour"], typer.Option(help="Train on all slices or those with tumour.")
+]
+TumourShare = Annotated[
+    float | None, typer.Option(help="Share of slices drawn from those with tumour.")
+]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+LoaderWorkers = Annotated[int, typer.Option(help="Processes that read shards.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(help="Of the network; auto is bfloat16 on a GPU."),
+]
+Compile = Annotated[
+    Literal["auto", "on", "off"], typer.Option(help="torch.compile; auto does on a GPU.")
+]
+
+
+def _training_config(context: typer.Context, run: Path, **fixed: object) -> "TrainConfig":
+    """Check the settings on the command line, or with --resume those that it changes."""
+    from training.config import TrainConfig, make_config, read_config
+
+    given = {
+        name: value for name, value in context.params.items() if name in TrainConfig.model_fields
+    }
+    if not context.params["resume"]:
+        return make_config(**given, **fixed)
+    named = {
+        name: value
+        for name, value in given.items()
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    return make_config(**{**read_config(run).model_dump(), **named})
 
 
 @train.command("fed")
 def train_fed(
+    context: typer.Context,
     cache: Cache = Path("cache"),
-    run: Annotated[Path, typer.Option(help="New folder for settings, log and weights.")] = Path(
-        "runs/fed"
-    ),
-    model: Annotated[str, typer.Option(help="Network.")] = "unetmm",
-    position: Annotated[
-        Literal["none", "2d", "3d", "2d+3d"], typer.Option(help="Position embedding.")
-    ] = "2d",
-    position_levels: Annotated[
-        Literal["last", "all"], typer.Option(help="Levels of the encoder that get it.")
-    ] = "last",
-    fuse_en2: Annotated[bool, typer.Option(help="Cross-modal attention at en2 too.")] = False,
-    weights: Annotated[
-        str, typer.Option(help="imagenet, none, or a file with a ResNet18 state dict.")
-    ] = "imagenet",
-    target: Annotated[
-        Literal["labels", "regions"], typer.Option(help="Predict NEC, ED, ET or ET, TC, WT.")
-    ] = "labels",
+    run: NewRun = Path("runs/fed"),
+    resume: Resume = False,
+    model: Model = "unetmm",
+    position: Position = "2d",
+    position_levels: PositionLevels = "last",
+    fuse_en2: FuseEn2 = False,
+    weights: Weights = "imagenet",
+    target: Target = "labels",
     strategy: Annotated[str, typer.Option(help="How updates become the next model.")] = "fedavg",
     rounds: Annotated[int, typer.Option(help="Communication rounds.")] = 30,
     local_epochs: Annotated[int, typer.Option(help="Passes over a client's slices a round.")] = 3,
-    batch_size: Annotated[int, typer.Option(help="Slices.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam, before cosine decay.")] = 1e-4,
-    crop: Annotated[int, typer.Option(help="Side of the training crop; a multiple of 32.")] = 224,
-    rotation_deg: Annotated[float, typer.Option(help="Largest random rotation.")] = 15.0,
-    noise_std: Annotated[float, typer.Option(help="Random noise, in z-scores.")] = 0.01,
-    slices: Annotated[
-        Literal["all", "tumour"], typer.Option(help="Train on all slices or those with tumour.")
-    ] = "all",
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    loader_workers: Annotated[int, typer.Option(help="Processes that read shards.")] = 1,
+    batch_size: BatchSize = 8,
+    learning_rate: LearningRate = 1e-4,
+    crop: Crop = 224,
+    rotation_deg: RotationDeg = 15.0,
+    noise_std: NoiseStd = 0.01,
+    modality_dropout: ModalityDropout = 0.0,
+    slices: Slices = "all",
+    tumour_share: TumourShare = None,
+    seed: Seed = 0,
+    loader_workers: LoaderWorkers = 1,
     device: Device = "auto",
+    precision: Precision = "auto",
+    compile: Compile = "auto",
 ) -> None:
     """Train one model over all clients of a cache, in this process."""
-    from training.config import make_config
     from training.federated.engine import run_federation
 
-    config = make_config(
-        model=model,
-        position=position,
-        position_levels=position_levels,
-        fuse_en2=fuse_en2,
-        weights=weights,
-        target=target,
-        strategy=strategy,
-        rounds=rounds,
-        local_epochs=local_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        crop=crop,
-        rotation_deg=rotation_deg,
-        noise_std=noise_std,
-        slices=slices,
-        seed=seed,
-        loader_workers=loader_workers,
-        device=device,
-    )
+    config = _training_config(context, run)
     with _progress("steps") as progress:
-        run_federation(config, cache, run, _TrainingBar(progress))
+        run_federation(config, cache, run, _TrainingBar(progress), resume=resume)
+    console.print(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
+
+
+@train.command("central")
+def train_central(
+    context: typer.Context,
+    cache: Cache = Path("cache"),
+    run: NewRun = Path("runs/central"),
+    resume: Resume = False,
+    model: Model = "unetmm",
+    position: Position = "2d",
+    position_levels: PositionLevels = "last",
+    fuse_en2: FuseEn2 = False,
+    weights: Weights = "imagenet",
+    target: Target = "labels",
+    epochs: Annotated[int, typer.Option(help="Passes over everybody's slices.")] = 90,
+    checkpoint_steps: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 500,
+    batch_size: BatchSize = 8,
+    learning_rate: LearningRate = 1e-4,
+    crop: Crop = 224,
+    rotation_deg: RotationDeg = 15.0,
+    noise_std: NoiseStd = 0.01,
+    modality_dropout: ModalityDropout = 0.0,
+    slices: Slices = "all",
+    tumour_share: TumourShare = None,
+    seed: Seed = 0,
+    loader_workers: LoaderWorkers = 1,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    compile: Compile = "auto",
+) -> None:
+    """Train one model on everybody's slices together, as if there were no clients."""
+    from training.central import CENTRAL, run_central
+
+    config = _training_config(context, run, strategy=CENTRAL, rounds=epochs, local_epochs=1)
+    with _progress("steps") as progress:
+        run_central(config, cache, run, _TrainingBar(progress), resume=resume)
     console.print(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
 
 
@@ -482,3 +550,72 @@ def train_report(
 
     write_report(runs, cache, out, device=device)
     console.print(f"written: {out}")
+
+
+@train.command("models")
+def train_models(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Network; may be repeated. All by default.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
+) -> None:
+    """Count parameters and FLOPs of the networks, beside the paper's figures."""
+    from training.models.table import measure_models, size_table, write_sizes
+
+    with console.status("building networks"):
+        sizes = measure_models(model or ())
+    console.print(size_table(sizes))
+    if json is not None:
+        write_sizes(json, sizes)
+        console.print(f"written: {json}")
+
+
+class _AblationBar(_TrainingBar):
+    """Shows the runs of an ablation one after another on a progress bar."""
+
+    def row_started(self, name: str, *, is_finished: bool) -> None:
+        """Print which row it is."""
+        self._progress.print(f"{name}: {'finished already' if is_finished else 'training'}")
+
+    def case_done(self, case_id: str, num_cases: int) -> None:
+        """Name the test case."""
+        self._progress.update(self._task, description=f"scored {case_id}, one of {num_cases}")
+
+
+@train.command("ablate")
+def train_ablate(
+    cache: Cache = Path("cache"),
+    run: Annotated[Path, typer.Option(help="Folder for the runs; finished ones are kept.")] = Path(
+        "runs/ablation"
+    ),
+    weights: Weights = "imagenet",
+    rounds: Annotated[int, typer.Option(help="Communication rounds.")] = 30,
+    local_epochs: Annotated[int, typer.Option(help="Passes over a client's slices a round.")] = 3,
+    batch_size: BatchSize = 8,
+    learning_rate: LearningRate = 1e-4,
+    crop: Crop = 224,
+    slices: Slices = "all",
+    seed: Seed = 0,
+    loader_workers: LoaderWorkers = 1,
+    device: Device = "auto",
+) -> None:
+    """Train and score every position embedding of the paper's Table 4, with its statistics."""
+    from training.ablate import ablate, ablation_table, statistics_table, write_ablation
+    from training.config import make_config
+
+    config = make_config(
+        weights=weights,
+        rounds=rounds,
+        local_epochs=local_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        crop=crop,
+        slices=slices,
+        seed=seed,
+        loader_workers=loader_workers,
+        device=device,
+    )
+    with _progress("steps") as progress:
+        ablation = ablate(config, cache, run, _AblationBar(progress))
+    console.print(ablation_table(ablation), statistics_table(ablation))
+    console.print(f"written: {write_ablation(run, ablation)}")

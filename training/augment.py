@@ -23,11 +23,13 @@ class AugmentSettings:
             15 degrees vary the pose and leave a slice upright, as all slices of BraTS are.
         flip_probability: Of a flip, for each of the two axes of the plane.
         noise_std: Standard deviation of the Gaussian noise, in units of the z-scored intensities.
+        modality_dropout: Probability that a slice loses a modality; one is always left.
     """
 
     rotation_degrees: float = 15.0
     flip_probability: float = 0.5
     noise_std: float = 0.01
+    modality_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Draw:
         flips: Whether to mirror the rows, and whether to mirror the columns, of each crop.
         noise_seed: Of the generator on the batch's device; CPU and GPU make different noise of it.
         noise_std: Standard deviation of the noise.
+        present: Which modalities each slice keeps; the others become zeros, as an absent one is.
         plane: Height and width of the slices that the offsets are meant for.
         crop: Height and width of the result.
     """
@@ -50,6 +53,7 @@ class Draw:
     flips: Bool[Tensor, "batch 2"]
     noise_seed: int
     noise_std: float
+    present: Bool[Tensor, "batch 4"]
     plane: tuple[int, int]
     crop: int
 
@@ -75,6 +79,7 @@ def draw(
     turn = torch.rand(batch_size, generator=generator)
     mirror = torch.rand(batch_size, 2, generator=generator)
     seed = torch.randint(2**62, (1,), generator=generator)
+    luck = torch.rand(batch_size, 4, generator=generator)
     limit_rad = math.radians(settings.rotation_degrees)
     return Draw(
         offsets=crop_offsets(place, plane, crop),
@@ -82,6 +87,7 @@ def draw(
         flips=mirror < settings.flip_probability,
         noise_seed=int(seed),
         noise_std=settings.noise_std,
+        present=(luck >= settings.modality_dropout) | (luck == luck.amax(dim=1, keepdim=True)),
         plane=plane,
         crop=crop,
     )
@@ -126,6 +132,8 @@ def apply(
         generator = torch.Generator(image.device).manual_seed(drawn.noise_seed)
         noise = torch.randn(cropped.shape, generator=generator, device=image.device)
         cropped = cropped.add_(noise, alpha=drawn.noise_std)
+    if not drawn.present.all():
+        cropped *= drawn.present.to(image.device, non_blocking=True)[:, :, None, None]
     return cropped, nearest.squeeze(1).to(torch.uint8)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from annotated_types import Ge, Gt, Lt, MultipleOf
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cache_schema.errors import InputError
@@ -23,18 +23,27 @@ class TrainConfig(BaseModel):
         fuse_en2: Cross-modal attention at en2 too.
         weights: `imagenet`, `none`, or the path of a ResNet18 state dict.
         target: What the three output planes are: labels NEC, ED, ET or regions ET, TC, WT.
-        strategy: A key of `training.federated.strategies.registry.STRATEGIES`.
-        rounds: Communication rounds, counted from 1.
+        strategy: A key of `training.federated.strategies.registry.STRATEGIES`, or `central`: one
+            training set of all clients' slices.
+        rounds: Communication rounds, counted from 1; with `central` epochs.
         local_epochs: Passes over a client's slices in each round.
         batch_size: Slices.
         learning_rate: Of Adam, at the start of its cosine decay over the whole run.
         crop: Side of the square training crop, in voxels; a multiple of 32.
         rotation_deg: Largest rotation of augmentation, to both sides.
         noise_std: Standard deviation of augmentation noise, in z-scores.
+        modality_dropout: Probability that a training slice loses a modality, so that the network
+            learns to do without; 0 in the paper.
         slices: Train on all slices, or on those that show tumour.
+        tumour_share: Share of a pass that is drawn from the slices that show tumour; None takes every
+            slice once.
         seed: Of everything random.
         loader_workers: Processes that read shards; 0 reads in the training process.
         device: `auto` takes a GPU if there is one.
+        precision: Of the network's arithmetic; `auto` is bfloat16 on a GPU that has it, else float32.
+            Weights, optimiser and loss are float32 always.
+        compile: Let torch.compile fuse the network; `auto` does on a GPU.
+        checkpoint_steps: In `train central`, optimiser steps between two checkpoints.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -53,10 +62,15 @@ class TrainConfig(BaseModel):
     crop: Annotated[int, Ge(32), MultipleOf(32)] = 224
     rotation_deg: Annotated[float, Ge(0), Lt(180)] = 15.0
     noise_std: Annotated[float, Ge(0)] = 0.01
+    modality_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     slices: Literal["all", "tumour"] = "all"
+    tumour_share: Annotated[float, Ge(0), Le(1)] | None = None
     seed: Annotated[int, Ge(0)] = 0
     loader_workers: Annotated[int, Ge(0)] = 1
     device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    checkpoint_steps: Annotated[int, Ge(1)] = 500
 
 
 def make_config(**settings: Any) -> TrainConfig:  # noqa: ANN401

@@ -6,12 +6,13 @@ Any other model may read a cache through these two classes, see docs/format.md.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Float64, Int, UInt8
+from jaxtyping import Bool, Float16, Float64, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -40,6 +41,9 @@ class SliceDataset(Dataset[Slice]):
 
     Reads one compressed chunk a slice. Safe to hand to DataLoader workers: files are opened in the
     process that reads. Test shards are never opened.
+
+    Attributes:
+        shows_tumour: For every slice whether it holds a label.
     """
 
     def __init__(
@@ -65,24 +69,32 @@ class SliceDataset(Dataset[Slice]):
         manifest = manifest or read_manifest(cache)
         chosen = range(manifest.options.clients) if clients is None else clients
         self._readers: list[ShardReader] = []
-        rows: list[Int[np.ndarray, "slice 3"]] = []
+        rows: list[Int[np.ndarray, "slice 3"]] = [np.empty((0, 3), np.int64)]
+        tumour: list[Bool[np.ndarray, " slice"]] = [np.empty(0, np.bool_)]
         for client in chosen:
             for path in manifest.client_shards(client):
                 reader = _open_training(cache / path)
-                kept = _select_rows(reader, slices)
+                shows = _shows_tumour(reader)
+                kept = np.flatnonzero(shows) if slices == "tumour" else np.arange(len(shows))
                 index = np.empty((len(kept), 3), np.int64)
                 index[:, 0], index[:, 1], index[:, 2] = client, len(self._readers), kept
                 rows.append(index)
+                tumour.append(shows[kept])
                 self._readers.append(reader)
-        self._index = np.concatenate(rows) if rows else np.empty((0, 3), np.int64)
+        self._index = np.concatenate(rows)
+        self.shows_tumour = np.concatenate(tumour)
 
     def __len__(self) -> int:
         """Return the number of slices."""
         return len(self._index)
 
-    def rows_of(self, client: int) -> list[int]:
-        """Return the indices of one client's slices."""
-        return [int(row) for row in np.flatnonzero(self._index[:, 0] == client)]
+    def rows_of(self, clients: Sequence[int]) -> Int[np.ndarray, " slice"]:
+        """Return the indices of some clients' slices."""
+        return np.flatnonzero(np.isin(self._index[:, 0], clients))
+
+    def count_slices(self, clients: Sequence[int]) -> int:
+        """Count some clients' slices."""
+        return int(np.count_nonzero(np.isin(self._index[:, 0], clients)))
 
     def __getitem__(self, index: int) -> Slice:
         """Read one slice.
@@ -102,45 +114,90 @@ def _open_training(path: Path) -> ShardReader:
     return reader
 
 
-def _select_rows(reader: ShardReader, slices: Slices) -> Int[np.ndarray, " slice"]:
-    voxels = reader.column("label_voxels")
-    kept = voxels.any(axis=1) if slices == "tumour" else np.ones(len(voxels), np.bool_)
-    reader.close()
-    return np.flatnonzero(kept)
+def _shows_tumour(reader: ShardReader) -> Bool[np.ndarray, " slice"]:
+    with reader:
+        return np.asarray(reader.column("label_voxels").any(axis=1))
 
 
-class ClientBatches(Sampler[list[int]]):
-    """Batches of one client's slices, each slice once a pass, in an order drawn from a generator.
+class Pass(NamedTuple):
+    """One pass over the slices of some clients together, in an order that a seed decides."""
 
-    One sampler, one loader and its processes serve all clients and rounds of a run: `select` says
-    whose slices come next.
+    clients: tuple[int, ...]
+    seed: int
+
+
+class Passes(Sampler[list[int]]):
+    """The batches of one pass after another.
+
+    One sampler, one loader and its processes serve a whole run: `plan` says what comes next, and
+    since the loader reads ahead over the end of a pass, nobody waits for the next client's data.
     """
 
-    def __init__(self, dataset: SliceDataset, batch_size: int) -> None:
-        """Start without a client; `select` one before iterating."""
+    def __init__(
+        self, dataset: SliceDataset, batch_size: int, *, tumour_share: float | None = None
+    ) -> None:
+        """Start without a plan; make one before iterating.
+
+        Args:
+            dataset: Whose indices to give.
+            batch_size: Slices; the last batch of a pass may be smaller.
+            tumour_share: Draw this share of a pass's slices from those that show tumour, again and
+                again if they are fewer, and the rest from the others. By default every slice once.
+        """
         self._dataset = dataset
         self._batch_size = batch_size
-        self.rows: Sequence[int] = ()
-        self._generator = torch.Generator()
+        self._tumour_share = tumour_share
+        self._plan: Sequence[Pass] = ()
+        self._skip = 0
 
-    def select(self, client: int, generator: torch.Generator) -> None:
-        """Take the next passes from `client`, in orders drawn from `generator`."""
-        self.rows = self._dataset.rows_of(client)
-        self._generator = generator
+    def plan(self, passes: Sequence[Pass], *, skip: int = 0) -> None:
+        """Decide on the passes of the next iteration, without the first `skip` batches of all."""
+        self._plan, self._skip = passes, skip
+
+    def num_batches(self, clients: Sequence[int]) -> int:
+        """Count the batches of a pass."""
+        return math.ceil(self._dataset.count_slices(clients) / self._batch_size)
 
     def __len__(self) -> int:
-        """Return the number of batches in a pass; the last may be smaller."""
-        return math.ceil(len(self.rows) / self._batch_size)
+        """Return the number of batches of all planned passes."""
+        return sum(self.num_batches(each.clients) for each in self._plan) - self._skip
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the indices of each batch of one pass."""
-        order = torch.randperm(len(self.rows), generator=self._generator).tolist()
-        for start in range(0, len(order), self._batch_size):
-            yield [self.rows[place] for place in order[start : start + self._batch_size]]
+        """Yield the indices of each batch."""
+        return islice(self._all_batches(), self._skip, None)
+
+    def _all_batches(self) -> Iterator[list[int]]:
+        for clients, seed in self._plan:
+            order = self._order(clients, torch.Generator().manual_seed(seed))
+            for start in range(0, len(order), self._batch_size):
+                yield order[start : start + self._batch_size].tolist()
+
+    def _order(
+        self, clients: Sequence[int], generator: torch.Generator
+    ) -> Int[np.ndarray, " slice"]:
+        rows = self._dataset.rows_of(clients)
+        if self._tumour_share is None:
+            return _shuffled(rows, len(rows), generator)
+        shows = self._dataset.shows_tumour[rows]
+        wanted = round(self._tumour_share * len(rows)) if shows.any() else 0
+        wanted = len(rows) if shows.all() else wanted
+        tumour = _shuffled(rows[shows], wanted, generator)
+        others = _shuffled(rows[~shows], len(rows) - wanted, generator)
+        return _shuffled(np.concatenate([tumour, others]), len(rows), generator)
+
+
+def _shuffled(
+    rows: Int[np.ndarray, " slice"], count: int, generator: torch.Generator
+) -> Int[np.ndarray, " count"]:
+    """Draw without replacement, starting over with a full set whenever it is used up."""
+    num_sets = math.ceil(count / len(rows)) if count else 0
+    orders = [torch.randperm(len(rows), generator=generator).numpy() for _ in range(num_sets)]
+    order: np.ndarray = np.concatenate([np.empty(0, np.int64), *orders])[:count]
+    return np.asarray(rows[order])
 
 
 def make_loader(
-    dataset: SliceDataset, batches: ClientBatches, *, num_workers: int, pin_memory: bool
+    dataset: SliceDataset, batches: Passes, *, num_workers: int, pin_memory: bool
 ) -> DataLoader[Slice]:
     """Load batches in `num_workers` processes that live as long as the loader.
 
@@ -157,6 +214,20 @@ def make_loader(
         # The loader draws seeds for its workers; from the global generator they would shift dropout.
         generator=torch.Generator(),
     )
+
+
+def read_batches(loader: DataLoader[Slice]) -> Iterator[Slice]:
+    """Go through a loader once.
+
+    Raises:
+        InputError: If a shard is damaged, in one line wherever it was read: from a loader's process
+            PyTorch brings the error with a traceback in its message.
+    """
+    try:
+        yield from loader
+    except InputError as error:
+        line = str(error).strip().splitlines()[-1]
+        raise InputError(line.removeprefix(f"{InputError.__module__}.InputError: ")) from error
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Where to compute."""
+"""Where to compute, and in which precision."""
 
 import torch
+from torch import nn
 
 from cache_schema.errors import InputError
 
@@ -23,3 +24,20 @@ def choose_device(name: str) -> torch.device:
             f"--device {name} cannot be used here ({reason}); try --device auto"
         ) from error
     return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Turn `auto`, `float32` or `bfloat16` into the type of the network's arithmetic."""
+    if name == "auto":
+        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def compile_where_it_pays(model: nn.Module, choice: str, device: torch.device) -> None:
+    """Let torch.compile fuse a network's forward pass in place; parameters keep their names.
+
+    On a GPU it saves launches and memory traffic; on a CPU compiling takes longer than most runs.
+    """
+    if choice == "on" or (choice == "auto" and device.type == "cuda"):
+        model.compile()

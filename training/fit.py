@@ -1,38 +1,89 @@
-"""The local loop: some epochs over one client's slices."""
+"""The local loop: some consecutive steps of a run, on one client's slices or on everybody's."""
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from cache_schema.vocabulary import REGIONS
 from training.augment import AugmentSettings, apply, draw
 from training.config import TrainConfig
 from training.data import Slice
+from training.device import choose_precision
 from training.losses import deep_supervision_loss
+from training.seeds import derive_seed, generator
 from training.targets import decode_prediction, encode_target
+
+CHECK_EVERY = 16
+"""Steps after which a GPU is asked for its losses; asking makes it wait."""
+
+
+@dataclass(frozen=True)
+class Stint:
+    """Consecutive steps of a run: a client's part in a round, or a part of a central epoch.
+
+    Everything random in a step follows from the run's seed, the stream and the step, so that any
+    step can be replayed and a resumed run goes on bit for bit.
+
+    Attributes:
+        stream: What the steps belong to, such as (round, client); gives the seeds.
+        start, stop: Which of the stream's steps, half-open.
+        progress: Share of the whole run that was done when the stream began, 0 to 1.
+        progress_per_step: Share of the whole run that is one step.
+    """
+
+    stream: tuple[int, ...]
+    start: int
+    stop: int
+    progress: float
+    progress_per_step: float
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What some epochs gave.
+    """What some steps gave.
 
     Attributes:
-        num_steps: Optimiser steps of all epochs.
-        loss: Mean over the steps; None if there was none.
-        dice: Overlap of each region, over the voxels of all augmented training batches together.
+        num_steps: Optimiser steps.
+        loss_sum: Of all steps.
+        overlap: By truth, prediction and both, voxels of each region in all augmented batches.
         fault: Why training stopped early, or None.
     """
 
-    num_steps: int
-    loss: float | None
-    dice: dict[str, float]
-    fault: str | None
+    num_steps: int = 0
+    loss_sum: float = 0.0
+    overlap: tuple[tuple[int, ...], ...] = ((0,) * len(REGIONS),) * 3
+    fault: str | None = None
+
+    @property
+    def loss(self) -> float | None:
+        """Mean over the steps; None if there was none."""
+        return self.loss_sum / self.num_steps if self.num_steps else None
+
+    @property
+    def dice(self) -> dict[str, float]:
+        """Overlap of each region over all voxels together; 1 where there is neither."""
+        return {
+            region: 2.0 * both / (truth + prediction) if truth + prediction else 1.0
+            for region, truth, prediction, both in zip(REGIONS, *self.overlap, strict=True)
+        }
+
+    def __add__(self, other: "FitResult") -> "FitResult":
+        """Put two stints together."""
+        overlap = tuple(
+            tuple(a + b for a, b in zip(ours, theirs, strict=True))
+            for ours, theirs in zip(self.overlap, other.overlap, strict=True)
+        )
+        return FitResult(
+            self.num_steps + other.num_steps,
+            self.loss_sum + other.loss_sum,
+            overlap,
+            self.fault or other.fault,
+        )
 
 
 def cosine_learning_rate(start: float, progress: float) -> float:
@@ -45,62 +96,114 @@ def cosine_learning_rate(start: float, progress: float) -> float:
     return start * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Adam:
+    """Make the paper's optimiser, Adam, Kingma and Ba (2015), arXiv:1412.6980.
+
+    Fused: one pass over all parameters instead of several over each.
+    """
+    device = next(model.parameters()).device
+    return torch.optim.Adam(
+        model.parameters(), lr=config.learning_rate, fused=device.type in {"cpu", "cuda"}
+    )
+
+
 def fit(
     model: nn.Module,
-    batches: DataLoader[Slice],
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[Slice],
     config: TrainConfig,
     *,
-    first_epoch: int,
-    generator: torch.Generator,
+    stint: Stint,
     on_step: Callable[[float], None],
 ) -> FitResult:
-    """Train a network in place for the local epochs of one round.
-
-    The optimiser starts anew, as a client of FedAvg keeps no state between rounds; the learning
-    rate goes on along one cosine over the epochs of the whole run.
+    """Train a network in place, one batch a step.
 
     Args:
         model: On the device where it trains.
-        batches: One pass over the client's slices each time it is iterated.
+        optimizer: Of its parameters; its learning rate follows one cosine over the whole run.
+        batches: At least as many as the stint has steps; just so many are taken.
         config: Of the run.
-        first_epoch: Epochs of earlier rounds, from 0.
-        generator: Of the augmentation, on the CPU.
+        stint: Which steps of the run these are.
         on_step: Told the loss of every step.
 
     Returns:
-        What it gave. Training stops at a loss that is not finite, and the result names the step.
+        What it gave. Training stops at a loss that is not finite, on a GPU some steps later, and the
+        result names the step; the network is then of no use.
     """
     device = next(model.parameters()).device
-    settings = AugmentSettings(rotation_degrees=config.rotation_deg, noise_std=config.noise_std)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    dtype = choose_precision(config.precision, device)
+    augmentation = AugmentSettings(
+        rotation_degrees=config.rotation_deg,
+        noise_std=config.noise_std,
+        modality_dropout=config.modality_dropout,
+    )
+    losses = _Losses(stint.start, 1 if device.type == "cpu" else CHECK_EVERY, on_step)
     overlap = torch.zeros(3, len(REGIONS), dtype=torch.int64, device=device)
-    losses: list[float] = []
-    fault: str | None = None
     model.train()
-    for epoch in range(first_epoch, first_epoch + config.local_epochs):
-        for step, (image, label) in enumerate(batches):
-            done = (epoch + step / len(batches)) / (config.rounds * config.local_epochs)
-            optimizer.param_groups[0]["lr"] = cosine_learning_rate(config.learning_rate, done)
-            plane = (image.shape[2], image.shape[3])
-            drawn = draw(generator, len(image), plane=plane, crop=config.crop, settings=settings)
-            image, label = apply(drawn, image.to(device), label.to(device))  # noqa: PLW2901
+    for step, (image, label) in zip(range(stint.start, stint.stop), batches, strict=False):
+        seeds = (config.seed, *stint.stream, step)
+        progress = stint.progress + step * stint.progress_per_step
+        optimizer.param_groups[0]["lr"] = cosine_learning_rate(config.learning_rate, progress)
+        drawn = draw(
+            generator(*seeds, 0),
+            len(image),
+            plane=(image.shape[2], image.shape[3]),
+            crop=config.crop,
+            settings=augmentation,
+        )
+        moved = (tensor.to(device, non_blocking=True) for tensor in (image, label))
+        image, label = apply(drawn, *moved)  # noqa: PLW2901
+        torch.manual_seed(derive_seed(*seeds, 1))  # dropout draws from the global generator
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = model(image)
             loss = deep_supervision_loss(logits, encode_target(label, config.target))
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                fault = f"loss is {value} at epoch {epoch + 1}, step {step + 1}"
-                break
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            predicted = decode_prediction(logits.final.detach().sigmoid(), config.target)
-            overlap += count_overlap(label, predicted)
-            losses.append(value)
-            on_step(value)
-        if fault is not None:
+        losses.add(loss.detach())
+        if losses.fault is not None:
+            deque(zip(range(step + 1, stint.stop), batches, strict=False), maxlen=0)
             break
-    mean = float(np.mean(losses)) if losses else None
-    return FitResult(len(losses), mean, overlap_dice(overlap), fault)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        predicted = decode_prediction(logits.final.detach().float().sigmoid(), config.target)
+        overlap += count_overlap(label, predicted)
+    losses.check()
+    return FitResult(
+        losses.num_steps,
+        losses.total,
+        tuple(tuple(counts) for counts in overlap.tolist()),
+        losses.fault,
+    )
+
+
+class _Losses:
+    """The losses of a stint, looked at in groups."""
+
+    def __init__(self, first_step: int, every: int, on_step: Callable[[float], None]) -> None:
+        self._first_step = first_step
+        self._every = every
+        self._on_step = on_step
+        self._unseen: list[Tensor] = []
+        self.num_steps = 0
+        self.total = 0.0
+        self.fault: str | None = None
+
+    def add(self, loss: Tensor) -> None:
+        """Take the loss of one more step."""
+        self._unseen.append(loss)
+        if len(self._unseen) == self._every:
+            self.check()
+
+    def check(self) -> None:
+        """Look at the losses since the last look."""
+        values = torch.stack(self._unseen).tolist() if self._unseen else []
+        self._unseen.clear()
+        for value in values:
+            if not math.isfinite(value):
+                self.fault = f"loss is {value} at step {self._first_step + self.num_steps + 1}"
+                return
+            self.num_steps += 1
+            self.total += value
+            self._on_step(value)
 
 
 def count_overlap(
@@ -109,16 +212,9 @@ def count_overlap(
     """Count voxels of truth, prediction and both, for every region."""
     counts = []
     for values in REGIONS.values():
-        wanted = torch.tensor(values, dtype=torch.uint8, device=truth.device)
-        true, predicted = torch.isin(truth, wanted), torch.isin(prediction, wanted)
+        true, predicted = (
+            torch.stack([labels == value for value in values]).any(dim=0)
+            for labels in (truth, prediction)
+        )
         counts.append(torch.stack((true.sum(), predicted.sum(), (true & predicted).sum())))
     return torch.stack(counts, dim=1)
-
-
-def overlap_dice(overlap: Int64[Tensor, "3 region"]) -> dict[str, float]:
-    """Turn voxel counts into the Dice of every region; 1 where there is neither truth nor prediction."""
-    truth, prediction, both = overlap.tolist()
-    return {
-        region: 2.0 * b / (t + p) if t + p else 1.0
-        for region, t, p, b in zip(REGIONS, truth, prediction, both, strict=True)
-    }

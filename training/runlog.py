@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
@@ -11,6 +11,9 @@ from typing import Any, Final, Protocol, runtime_checkable
 from torch.utils.tensorboard import SummaryWriter
 
 from cache_schema.errors import InputError
+
+EVERYBODY: Final = -1
+"""Stands for all clients together where there is no federation."""
 
 LOG_NAME: Final = "log.jsonl"
 TENSORBOARD_FOLDER: Final = "tensorboard"
@@ -21,7 +24,7 @@ class ClientRecord:
     """One client's part in a round.
 
     Attributes:
-        client: Who.
+        client: Who; `EVERYBODY` in central training.
         num_examples: Slices of an epoch.
         num_steps: Optimiser steps of all local epochs.
         loss: Mean over the steps; None if there was none.
@@ -70,6 +73,8 @@ class RunLog:
     def __init__(self, run: Path) -> None:
         """Open a log for appending; it is complete up to the last round whenever it is read."""
         self._file = (run / LOG_NAME).open("a", encoding="utf-8")
+        if self._file.tell() and not (run / LOG_NAME).read_bytes().endswith(b"\n"):
+            self._file.write("\n")  # a kill cut the last line short; the next one starts afresh
         self._board = SummaryWriter(str(run / TENSORBOARD_FOLDER))
 
     def record(self, event: str, **fields: Any) -> None:  # noqa: ANN401
@@ -107,7 +112,7 @@ def open_log(run: Path) -> Iterator[RunLog]:
 
 
 def read_rounds(run: Path) -> tuple[RoundRecord, ...]:
-    """Read the rounds that a run has finished.
+    """Read the rounds that a run has finished, those that were done again once.
 
     Raises:
         InputError: If the folder has no log.
@@ -117,8 +122,13 @@ def read_rounds(run: Path) -> tuple[RoundRecord, ...]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); is {run} a run?") from error
-    events = [json.loads(line) for line in lines]
-    return tuple(_round(event) for event in events if event["event"] == "round")
+    rounds = {}
+    for line in lines:
+        with suppress(ValueError):  # a line that a kill cut short
+            event = json.loads(line)
+            if event["event"] == "round":
+                rounds[event["round"]] = _round(event)
+    return tuple(rounds[number] for number in sorted(rounds))
 
 
 def _round(event: dict[str, Any]) -> RoundRecord:

@@ -187,3 +187,29 @@ def test_slices_of_another_size_than_drawn_for_are_refused():
     drawn = draw(seeded(), 3, plane=(50, 40), crop=32, settings=AugmentSettings())
     with pytest.raises(ValueError, match=r"\(40, 50\), drawn for \(50, 40\)"):
         apply(drawn, *batch_of((40, 50)))
+
+
+def test_modality_dropout_zeroes_a_share_of_the_modalities_and_always_leaves_one():
+    settings = dataclasses.replace(STILL, modality_dropout=0.5)
+    drawn = draw(seeded(), 2000, plane=(8, 8), crop=8, settings=settings)
+    assert drawn.present.any(dim=1).all()
+    # One half each, but of the sixteenth of slices that would lose all, one modality stays.
+    assert drawn.present.float().mean().item() == pytest.approx(0.5 + 1 / 64, abs=0.02)
+    image, label = batch_of((8, 8), batch=6)
+    some = draw(seeded(), 6, plane=(8, 8), crop=8, settings=settings)
+    crops, labels = apply(some, image, label)
+    for crop, plane, present in zip(crops, image, some.present, strict=True):
+        for modality in range(4):
+            expected = plane[modality] if present[modality] else torch.zeros(8, 8)
+            assert torch.equal(crop[modality], expected)
+    assert torch.equal(labels, label)
+
+
+def test_without_modality_dropout_all_modalities_stay_and_nothing_else_changes():
+    plain = draw(seeded(), 5, plane=(8, 8), crop=8, settings=AugmentSettings())
+    dropped = AugmentSettings(modality_dropout=0.9)
+    other = draw(seeded(), 5, plane=(8, 8), crop=8, settings=dropped)
+    assert plain.present.all()
+    assert not other.present.all()
+    assert torch.equal(plain.angles_rad, other.angles_rad)
+    assert plain.noise_seed == other.noise_seed

@@ -29,9 +29,12 @@ def test_a_failed_save_leaves_the_old_weights_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(
+        InputError, match=r"cannot be written \(No space left on device\).*--resume"
+    ):
         save_weights(tmp_path, {"w": torch.zeros(2, 3), "n": torch.tensor(0)}, round_number=2)
     assert load_weights(tmp_path)[1] == 1
+    assert [path.name for path in tmp_path.iterdir()] == [WEIGHTS_NAME]
 
 
 def test_a_truncated_file_is_named(tmp_path):

@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 from itertools import chain
 
 import h5py
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
-from training.data import ClientBatches, SliceDataset, VolumeDataset, make_loader
+from training.data import Pass, Passes, SliceDataset, VolumeDataset, make_loader
 
 
 def rows_on_disk(cache, paths):
@@ -41,7 +42,7 @@ def test_slices_are_those_of_the_shards_in_order(small_cache):
 def test_clients_share_the_training_slices_and_no_test_slice_is_among_them(small_cache):
     manifest = read_manifest(small_cache)
     dataset = SliceDataset(small_cache)
-    rows = [dataset.rows_of(client) for client in (0, 1)]
+    rows = [dataset.rows_of([client]).tolist() for client in (0, 1)]
     expected = [sum(c.num_slices for c in manifest.cases if c.client == k) for k in (0, 1)]
     assert [len(own) for own in rows] == expected
     assert sorted(rows[0] + rows[1]) == list(range(len(dataset)))
@@ -77,36 +78,63 @@ def test_a_plain_loader_collates_slices(small_cache):
     assert label.shape == (3, 24, 20)
 
 
-def test_a_pass_visits_every_slice_of_the_client_once(small_cache):
+def test_a_pass_visits_every_slice_of_its_clients_once(small_cache):
     dataset = SliceDataset(small_cache)
-    batches = ClientBatches(dataset, batch_size=4)
-    batches.select(1, torch.Generator().manual_seed(3))
-    first = list(batches)
-    second = list(batches)
-    assert len(first) == len(batches)
-    assert sorted(chain(*first)) == dataset.rows_of(1) == sorted(chain(*second))
-    assert first != second
-    assert {len(batch) for batch in first[:-1]} == {4}
+    passes = Passes(dataset, batch_size=4)
+    for clients in ((1,), (0, 1)):
+        passes.plan([Pass(clients, 3)])
+        batches = list(passes)
+        assert len(batches) == len(passes) == passes.num_batches(clients)
+        assert sorted(chain(*batches)) == dataset.rows_of(clients).tolist()
+        assert list(chain(*batches)) != sorted(chain(*batches))
+        assert {len(batch) for batch in batches[:-1]} == {4}
 
 
-def test_the_order_depends_on_the_generator_alone(small_cache):
-    batches = ClientBatches(SliceDataset(small_cache), batch_size=4)
-    batches.select(0, torch.Generator().manual_seed(5))
-    first = list(batches)
-    batches.select(1, torch.Generator().manual_seed(6))
-    list(batches)
-    batches.select(0, torch.Generator().manual_seed(5))
-    assert list(batches) == first
+def test_passes_follow_each_other_and_each_has_an_order_of_its_own(small_cache):
+    passes = Passes(SliceDataset(small_cache), batch_size=4)
+    plan = [Pass((0,), 5), Pass((1,), 5), Pass((0,), 6)]
+    alone = []
+    for each in plan:
+        passes.plan([each])
+        alone.append(list(passes))
+    passes.plan(plan)
+    assert list(passes) == [*alone[0], *alone[1], *alone[2]]
+    assert alone[0] != alone[2]
+    passes.plan(plan, skip=len(alone[0]) + 2)
+    assert list(passes) == [*alone[1][2:], *alone[2]]
+    assert len(passes) == len(alone[1]) - 2 + len(alone[2])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_a_share_of_the_slices_shows_tumour(small_cache, share):
+    dataset = SliceDataset(small_cache)
+    passes = Passes(dataset, batch_size=4, tumour_share=share)
+    passes.plan([Pass((0, 1), 1)])
+    drawn = list(chain(*passes))
+    assert len(drawn) == len(dataset)
+    assert sum(dataset.shows_tumour[drawn]) == round(share * len(dataset))
+    # Of what is drawn more often than it is there, every slice comes about as often.
+    times = Counter(drawn)
+    for shows in (True, False):
+        counts = [times[row] for row in np.flatnonzero(dataset.shows_tumour == shows).tolist()]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_slices_that_show_tumour_are_those_with_a_label(small_cache):
+    dataset = SliceDataset(small_cache)
+    labelled = [bool((label > 0).any()) for _, label in (dataset[i] for i in range(len(dataset)))]
+    assert dataset.shows_tumour.tolist() == labelled
+    assert SliceDataset(small_cache, slices="tumour").shows_tumour.all()
 
 
 def test_loader_processes_read_what_the_training_process_reads(small_cache):
     dataset = SliceDataset(small_cache)
-    batches = ClientBatches(dataset, batch_size=4)
+    passes = Passes(dataset, batch_size=4)
     seen = []
     for num_workers in (0, 2):
-        loader = make_loader(dataset, batches, num_workers=num_workers, pin_memory=False)
+        loader = make_loader(dataset, passes, num_workers=num_workers, pin_memory=False)
         for client in (0, 1):
-            batches.select(client, torch.Generator().manual_seed(1))
+            passes.plan([Pass((client,), 1)])
             seen.append([image.clone() for image, _ in loader])
     for here, there in zip(seen[:2], seen[2:], strict=True):
         assert len(here) == len(there)

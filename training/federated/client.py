@@ -1,6 +1,7 @@
 """One client's part in a round: from the global model to an update."""
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +9,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from training.config import TrainConfig
-from training.data import ClientBatches, Slice, SliceDataset, make_loader
+from training.data import Pass, Passes, Slice, SliceDataset, make_loader, read_batches
 from training.federated.aggregate import State, Update
-from training.fit import FitResult, fit
+from training.fit import FitResult, Stint, fit, make_optimizer
 from training.runlog import Observer
-from training.seeds import derive_seed, generator
+from training.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,31 @@ class LocalClients:
             model: On the device where it trains; its weights are replaced by each client's.
             config: Of the run.
         """
+        self._dataset = dataset
         self._model = model
         self._config = config
-        self._batches = ClientBatches(dataset, config.batch_size)
+        self._passes = Passes(dataset, config.batch_size, tumour_share=config.tumour_share)
         self._loader: DataLoader[Slice] = make_loader(
             dataset,
-            self._batches,
+            self._passes,
             num_workers=config.loader_workers,
             pin_memory=next(model.parameters()).is_cuda,
         )
 
-    def train(self, client: int, state: State, round_number: int, observer: Observer) -> Trained:
-        """Train one client for the local epochs of one round.
+    def count_steps(self, clients: Sequence[int]) -> int:
+        """Count the optimiser steps of a round."""
+        per_epoch = sum(self._passes.num_batches((client,)) for client in clients)
+        return self._config.local_epochs * per_epoch
+
+    def train(
+        self, clients: Sequence[int], state: State, round_number: int, observer: Observer
+    ) -> Iterator[Trained]:
+        """Train clients one after another for the local epochs of one round.
+
+        Batches of the next client are read while one trains.
 
         Args:
-            client: Who trains.
+            clients: Who train, in this order.
             state: The global model, left as it is.
             round_number: From 1.
             observer: Told about every step.
@@ -62,19 +73,34 @@ class LocalClients:
         Raises:
             InputError: If a shard is damaged.
         """
+        self._passes.plan(
+            [
+                Pass((client,), derive_seed(self._config.seed, round_number, client, epoch))
+                for client in clients
+                for epoch in range(self._config.local_epochs)
+            ]
+        )
+        batches = read_batches(self._loader)
+        for client in clients:
+            yield self._train(client, state, round_number, batches, observer)
+
+    def _train(
+        self,
+        client: int,
+        state: State,
+        round_number: int,
+        batches: Iterator[Slice],
+        observer: Observer,
+    ) -> Trained:
         start = time.perf_counter()
-        stream = (round_number, client)
         self._model.load_state_dict(state)
-        self._batches.select(client, generator(self._config.seed, *stream, 0))
         with torch.random.fork_rng():
-            # Dropout draws from the global generator.
-            torch.manual_seed(derive_seed(self._config.seed, *stream, 1))
             result = fit(
                 self._model,
-                self._loader,
+                make_optimizer(self._model, self._config),
+                batches,
                 self._config,
-                first_epoch=(round_number - 1) * self._config.local_epochs,
-                generator=generator(self._config.seed, *stream, 2),
+                stint=self._stint(client, round_number),
                 on_step=lambda loss: observer.step(
                     round_number=round_number, client=client, loss=loss
                 ),
@@ -82,6 +108,17 @@ class LocalClients:
         trained = {
             name: value.detach().cpu().clone() for name, value in self._model.state_dict().items()
         }
-        num_examples = len(self._batches.rows)
-        update = Update(client, num_examples, trained)
+        update = Update(client, self._dataset.count_slices((client,)), trained)
         return Trained(update, result, time.perf_counter() - start)
+
+    def _stint(self, client: int, round_number: int) -> Stint:
+        steps_per_epoch = self._passes.num_batches((client,))
+        local_epochs = self._config.local_epochs
+        total_epochs = self._config.rounds * local_epochs
+        return Stint(
+            stream=(round_number, client),
+            start=0,
+            stop=local_epochs * steps_per_epoch,
+            progress=(round_number - 1) / self._config.rounds,
+            progress_per_step=1.0 / (total_epochs * steps_per_epoch),
+        )

@@ -1,6 +1,5 @@
 """The round loop of a federation inside one process."""
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -8,70 +7,63 @@ from pathlib import Path
 import numpy as np
 
 from cache_schema.errors import InputError
-from cache_schema.manifest import read_manifest
 from cache_schema.vocabulary import REGIONS
-from training.checkpoint import save_weights
-from training.config import CONFIG_NAME, TrainConfig, write_config
-from training.data import SliceDataset
-from training.device import choose_device
+from training.checkpoint import WEIGHTS_NAME, load_weights, save_weights
+from training.config import TrainConfig
 from training.federated.aggregate import State, Update, find_fault
 from training.federated.client import LocalClients, Trained
 from training.federated.strategies.registry import make_strategy
-from training.models.initial import initial_model
-from training.provenance import write_provenance
 from training.runlog import ClientRecord, Observer, RoundRecord, open_log
+from training.session import open_session
 
 
-def run_federation(config: TrainConfig, cache: Path, run: Path, observer: Observer) -> None:
+def run_federation(
+    config: TrainConfig, cache: Path, run: Path, observer: Observer, *, resume: bool = False
+) -> None:
     """Train a model over all clients of a cache and save it after every round.
 
     In each round every client that has slices trains from the global model, in client order, and
     the strategy takes the updates as they come: only one of them is in memory. A client whose loss
-    or update is not finite is refused and logged, and the round goes on without it.
+    or update is not finite is refused and logged, and the round goes on without it. What a client
+    does follows from the global model, the round and the seed, so a run that was killed goes on from
+    its last round with the same bits.
 
     Args:
         config: Of the run; saved with it.
         cache: A finished cache; its test set is not touched.
-        run: A new folder for settings, log and weights.
+        run: A new folder for settings, log and weights; with `resume` that of the run to go on with.
         observer: Told about progress.
+        resume: Go on with a run.
 
     Raises:
-        InputError: If the cache or an option cannot be used, `run` holds a run already, the loss is
-            not finite, or a round has no sound update.
+        InputError: If the cache or an option cannot be used, `run` is not as it should be, weights
+            cannot be written, or a round has no sound update.
     """
-    manifest = read_manifest(cache)
     strategy = make_strategy(config.strategy)
-    device = choose_device(config.device)
-    model = initial_model(config)
-    dataset = SliceDataset(cache, slices=config.slices, manifest=manifest)
-    members = [k for k in range(manifest.options.clients) if dataset.rows_of(k)]
-    if not members:
-        raise InputError(f"{cache} has no training slices with --slices {config.slices}")
-    _create(run)
-    write_config(run, config)
-    write_provenance(run, manifest, device=str(device))
-    state: State = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    clients = LocalClients(dataset, model.to(device), config)
-    steps = sum(math.ceil(len(dataset.rows_of(k)) / config.batch_size) for k in members)
-    observer.started(num_rounds=config.rounds, num_steps=steps * config.local_epochs)
+    session = open_session(config, cache, run, resume=resume)
+    state: State = {name: tensor.clone() for name, tensor in session.model.state_dict().items()}
+    last_round = 0
+    if resume and (run / WEIGHTS_NAME).exists():
+        state, last_round = load_weights(run)
+    clients = LocalClients(session.dataset, session.model.to(session.device), config)
+    observer.started(num_rounds=config.rounds, num_steps=clients.count_steps(session.members))
     with open_log(run) as log:
-        log.record("started", cache=str(cache), clients=members)
-        for round_number in range(1, config.rounds + 1):
+        log.record(
+            "resumed" if resume else "started",
+            cache=str(cache),
+            clients=session.members,
+            round=last_round + 1,
+        )
+        for round_number in range(last_round + 1, config.rounds + 1):
             start = time.perf_counter()
             records: list[ClientRecord] = []
-            results = (clients.train(k, state, round_number, observer) for k in members)
+            results = clients.train(session.members, state, round_number, observer)
             state = strategy.aggregate(state, _sound_updates(results, state, records))
-            save_weights(run, state, round_number=round_number)
             record = _summary(round_number, records, time.perf_counter() - start)
             log.round_done(record)
+            save_weights(run, state, round_number=round_number)
             observer.round_done(record)
         log.record("finished")
-
-
-def _create(run: Path) -> None:
-    if (run / CONFIG_NAME).exists():
-        raise InputError(f"{run} holds a run already; give another folder with --run, or remove it")
-    run.mkdir(parents=True, exist_ok=True)
 
 
 def _sound_updates(

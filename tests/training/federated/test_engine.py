@@ -29,7 +29,8 @@ def test_a_round_is_the_weighted_mean_of_what_each_client_trains_alone(
     alone = []
     for client in (1, 0):  # not in the engine's order: a client must not depend on who went before
         clients = LocalClients(SliceDataset(small_cache), initial_model(config), config)
-        alone.append(clients.train(client, state, 1, observer).update)
+        (trained,) = clients.train([client], state, 1, observer)
+        alone.append(trained.update)
     sizes = [update.num_examples for update in alone]
     assert sizes[0] != sizes[1]
     name = "layers.0.weight"
@@ -90,11 +91,11 @@ def spoil(monkeypatch, bad_clients):
     """Let some clients send a NaN."""
     honest = LocalClients.train
 
-    def train(self, client, state, round_number, observer):
-        trained = honest(self, client, state, round_number, observer)
-        if client in bad_clients:
-            trained.update.state["layers.0.bias"][0] = float("nan")
-        return trained
+    def train(self, clients, state, round_number, observer):
+        for trained in honest(self, clients, state, round_number, observer):
+            if trained.update.client in bad_clients:
+                trained.update.state["layers.0.bias"][0] = float("nan")
+            yield trained
 
     monkeypatch.setattr(LocalClients, "train", train)
 
@@ -134,3 +135,61 @@ def test_an_unknown_name_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=f"--{name} {value}: unknown; choose one of"):
         run_federation(config, small_cache, tmp_path / "run", observer)
     assert not (tmp_path / "run").exists()
+
+
+class KilledError(Exception):
+    """Stands for a kill -9: nothing after it runs."""
+
+
+@pytest.mark.parametrize("moment", [1, 4, 7, 9])
+def test_a_run_that_was_killed_in_a_step_ends_with_the_same_bits(
+    moment, small_cache, tiny_config, tiny_run, tmp_path, observer
+):
+    run, honest = tmp_path / "run", observer.step
+
+    def step(**told):
+        honest(**told)
+        if len(observer.steps) == moment:
+            raise KilledError
+
+    observer.step = step
+    with pytest.raises(KilledError):
+        run_federation(tiny_config, small_cache, run, observer)
+    del observer.step
+    run_federation(tiny_config, small_cache, run, observer, resume=True)
+    assert same(load_weights(run)[0], load_weights(tiny_run)[0])
+    mine, theirs = ([(r.round, r.loss) for r in read_rounds(each)] for each in (run, tiny_run))
+    assert mine == theirs
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_run_that_was_killed_while_it_saved_ends_with_the_same_bits(
+    number, small_cache, tiny_config, tiny_run, tmp_path, observer, monkeypatch
+):
+    calls = []
+
+    def killed_fsync(_):
+        calls.append(1)
+        if len(calls) == number:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", killed_fsync)
+        with pytest.raises(KilledError):
+            run_federation(tiny_config, small_cache, tmp_path / "run", observer)
+    run_federation(tiny_config, small_cache, tmp_path / "run", observer, resume=True)
+    assert same(load_weights(tmp_path / "run")[0], load_weights(tiny_run)[0])
+
+
+def test_a_line_of_the_log_that_a_kill_cut_short_does_no_harm(
+    small_cache, tiny_config, tiny_run, tmp_path, observer
+):
+    run = tmp_path / "run"
+    run_federation(tiny_config, small_cache, run, observer)
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"event": "round", "rou')
+    assert len(read_rounds(run)) == 2
+    run_federation(tiny_config, small_cache, run, observer, resume=True)
+    assert len(read_rounds(run)) == 2
+    events = [line for line in (run / "log.jsonl").read_text().splitlines() if '"resumed"' in line]
+    assert len(events) == 1

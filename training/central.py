@@ -1,0 +1,142 @@
+"""Training on everybody's slices together: what a federation is compared with."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from cache_schema.errors import InputError
+from training.checkpoint import load_resume, save_resume, save_weights
+from training.config import TrainConfig
+from training.data import Pass, Passes, Slice, make_loader, read_batches
+from training.fit import FitResult, Stint, fit, make_optimizer
+from training.runlog import EVERYBODY, ClientRecord, Observer, RoundRecord, open_log
+from training.seeds import derive_seed
+from training.session import open_session
+
+CENTRAL: Final = "central"
+"""Stands where a federated run names its strategy."""
+
+
+def run_central(
+    config: TrainConfig, cache: Path, run: Path, observer: Observer, *, resume: bool = False
+) -> None:
+    """Train a model on the slices of all clients of a cache as one training set.
+
+    One optimiser serves the whole run. After every epoch, and every `checkpoint_steps` steps, the
+    network, the optimiser's moments and the position are saved in one step: a run that was killed goes
+    on from there with the same bits.
+
+    Args:
+        config: Of the run, its `rounds` being epochs; saved with it.
+        cache: A finished cache; its test set is not touched.
+        run: A new folder for settings, log and weights; with `resume` that of the run to go on with.
+        observer: Told about progress; an epoch is a round.
+        resume: Go on with a run.
+
+    Raises:
+        InputError: If the cache or an option cannot be used, `run` is not as it should be, a
+            checkpoint cannot be written, or the loss is not finite.
+    """
+    session = open_session(config, cache, run, resume=resume)
+    model = session.model.to(session.device)
+    optimizer = make_optimizer(model, config)
+    first_epoch, done = 1, FitResult()
+    if resume and (saved := load_resume(run, optimizer)) is not None:
+        state, position = saved
+        model.load_state_dict(state)
+        first_epoch, done = position["epoch"], _result(position["done"])
+    passes = Passes(session.dataset, config.batch_size, tumour_share=config.tumour_share)
+    everybody = tuple(session.members)
+    epochs = range(first_epoch, config.rounds + 1)
+    passes.plan(
+        [Pass(everybody, derive_seed(config.seed, epoch)) for epoch in epochs], skip=done.num_steps
+    )
+    loader = make_loader(
+        session.dataset,
+        passes,
+        num_workers=config.loader_workers,
+        pin_memory=session.device.type == "cuda",
+    )
+    num_steps = passes.num_batches(everybody)
+    observer.started(num_rounds=config.rounds, num_steps=num_steps)
+    with open_log(run) as log, torch.random.fork_rng():
+        log.record("resumed" if resume else "started", cache=str(cache), epoch=first_epoch)
+        trainer = _Trainer(config, run, model, optimizer, read_batches(loader), num_steps, observer)
+        for epoch in epochs:
+            start = time.perf_counter()
+            done = trainer.finish_epoch(epoch, done)
+            num_slices = session.dataset.count_slices(everybody)
+            record = _record(epoch, done, num_slices, time.perf_counter() - start)
+            done = FitResult()
+            log.round_done(record)
+            save_weights(run, model.state_dict(), round_number=epoch)
+            trainer.save(epoch + 1, done)
+            observer.round_done(record)
+        log.record("finished")
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """What stays the same from epoch to epoch."""
+
+    config: TrainConfig
+    run: Path
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batches: Iterator[Slice]
+    num_steps: int
+    observer: Observer
+
+    def finish_epoch(self, epoch: int, done: FitResult) -> FitResult:
+        """Train the rest of an epoch, saving a checkpoint now and then."""
+        while done.num_steps < self.num_steps:
+            if done.num_steps:
+                self.save(epoch, done)
+            done += fit(
+                self.model,
+                self.optimizer,
+                self.batches,
+                self.config,
+                stint=self._stint(epoch, done.num_steps),
+                on_step=partial(self._tell, epoch),
+            )
+            if done.fault is not None:
+                raise InputError(
+                    f"epoch {epoch}: {done.fault}; the learning rate may be too high; the last "
+                    f"checkpoint in {self.run} is whole"
+                )
+        return done
+
+    def save(self, epoch: int, done: FitResult) -> None:
+        """Save everything that going on needs."""
+        position = {"epoch": epoch, "done": asdict(done)}
+        save_resume(self.run, self.model.state_dict(), self.optimizer, position)
+
+    def _stint(self, epoch: int, start: int) -> Stint:
+        return Stint(
+            stream=(epoch,),
+            start=start,
+            stop=min(start + self.config.checkpoint_steps, self.num_steps),
+            progress=(epoch - 1) / self.config.rounds,
+            progress_per_step=1.0 / (self.config.rounds * self.num_steps),
+        )
+
+    def _tell(self, epoch: int, loss: float) -> None:
+        self.observer.step(round_number=epoch, client=EVERYBODY, loss=loss)
+
+
+def _record(epoch: int, done: FitResult, num_slices: int, seconds: float) -> RoundRecord:
+    assert done.loss is not None  # noqa: S101
+    everybody = ClientRecord(EVERYBODY, num_slices, done.num_steps, done.loss, done.dice, seconds)
+    return RoundRecord(epoch, done.loss, done.dice, seconds, (everybody,))
+
+
+def _result(document: dict[str, Any]) -> FitResult:
+    overlap = tuple(map(tuple, document["overlap"]))
+    return FitResult(**{**document, "overlap": overlap})
