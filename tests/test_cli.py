@@ -228,3 +228,22 @@ def test_only_a_run_can_be_evaluated(cache, tmp_path):
     (tmp_path / "empty").mkdir()
     result = run("train", "eval", "empty", "--cache", cache, cwd=tmp_path)
     assert_fails(result, "empty", "train fed")
+
+
+def test_the_size_of_a_network_is_shown_beside_the_papers_and_written(tmp_path):
+    command = ("models", "--model", "unetmm", "--json", "sizes.json")
+    result = run("train", *command, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = [line.replace("│", " ").split() for line in result.stdout.splitlines()]
+    assert any({"unetmm", "20.5", "69.01"} <= set(row) for row in rows)
+    assert json.loads((tmp_path / "sizes.json").read_text())[0]["network"] == "unetmm"
+
+
+def test_the_size_of_an_unknown_network_is_refused(tmp_path):
+    result = run("train", "models", "--model", "alexnet", cwd=tmp_path)
+    assert_fails(result, "--model alexnet", "unetmm")
+
+
+def test_an_ablation_needs_a_finished_cache(tmp_path):
+    result = run("train", "ablate", "--cache", "nowhere", *UNTRAINED, cwd=tmp_path)
+    assert_fails(result, "nowhere", "manifest.json", "prep partition")

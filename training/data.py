@@ -140,7 +140,8 @@ class Passes(Sampler[list[int]]):
 
         Args:
             dataset: Whose indices to give.
-            batch_size: Slices; the last batch of a pass may be smaller.
+            batch_size: Slices; the last batch of a pass may be smaller. A single slice that is left
+                over joins the batch before: alone it gives BatchNorm nothing to compute with.
             tumour_share: Draw this share of a pass's slices from those that show tumour, again and
                 again if they are fewer, and the rest from the others. By default every slice once.
         """
@@ -156,7 +157,7 @@ class Passes(Sampler[list[int]]):
 
     def num_batches(self, clients: Sequence[int]) -> int:
         """Count the batches of a pass."""
-        return math.ceil(self._dataset.count_slices(clients) / self._batch_size)
+        return len(self._starts(self._dataset.count_slices(clients)))
 
     def __len__(self) -> int:
         """Return the number of batches of all planned passes."""
@@ -169,8 +170,13 @@ class Passes(Sampler[list[int]]):
     def _all_batches(self) -> Iterator[list[int]]:
         for clients, seed in self._plan:
             order = self._order(clients, torch.Generator().manual_seed(seed))
-            for start in range(0, len(order), self._batch_size):
-                yield order[start : start + self._batch_size].tolist()
+            starts = self._starts(len(order))
+            for start, stop in zip(starts, (*starts[1:], len(order)), strict=True):
+                yield order[start:stop].tolist()
+
+    def _starts(self, num_slices: int) -> range:
+        is_single_left = num_slices > self._batch_size > 1 and num_slices % self._batch_size == 1
+        return range(0, num_slices - is_single_left, self._batch_size)
 
     def _order(
         self, clients: Sequence[int], generator: torch.Generator

@@ -88,6 +88,7 @@ def test_a_pass_visits_every_slice_of_its_clients_once(small_cache):
         assert sorted(chain(*batches)) == dataset.rows_of(clients).tolist()
         assert list(chain(*batches)) != sorted(chain(*batches))
         assert {len(batch) for batch in batches[:-1]} == {4}
+        assert len(batches[-1]) in {2, 3, 4, 5}
 
 
 def test_passes_follow_each_other_and_each_has_an_order_of_its_own(small_cache):
@@ -118,6 +119,24 @@ def test_a_share_of_the_slices_shows_tumour(small_cache, share):
     for shows in (True, False):
         counts = [times[row] for row in np.flatnonzero(dataset.shows_tumour == shows).tolist()]
         assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    [(4, (4, 4, 5)), (5, (5, 5, 3)), (12, (13,)), (13, (13,)), (1, (1,) * 13), (20, (13,))],
+)
+def test_a_single_slice_that_is_left_over_joins_the_batch_before(
+    batch_size, sizes, small_cache, monkeypatch
+):
+    dataset = SliceDataset(small_cache)
+    monkeypatch.setattr(dataset, "rows_of", lambda _: np.arange(13))
+    monkeypatch.setattr(dataset, "count_slices", lambda _: 13)
+    passes = Passes(dataset, batch_size=batch_size)
+    passes.plan([Pass((0,), 1)])
+    batches = list(passes)
+    assert tuple(map(len, batches)) == sizes
+    assert len(passes) == len(sizes)
+    assert sorted(chain(*batches)) == list(range(13))
 
 
 def test_slices_that_show_tumour_are_those_with_a_label(small_cache):

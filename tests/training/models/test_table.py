@@ -1,0 +1,79 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from cache_schema.errors import InputError
+from training.models.registry import MODELS
+from training.models.table import (
+    MeasuredSize,
+    Published,
+    Variant,
+    measure_models,
+    size_table,
+    write_sizes,
+)
+
+SIZES = (
+    MeasuredSize(
+        Variant("flat", published=Published(2.0, 50.0, "a table")),
+        parameters=2_100_000,
+        flops=40_000_000_000,
+    ),
+    MeasuredSize(Variant("deep", shape=(1, 4, 6, 5, 3)), parameters=30_000, flops=70_000_000),
+)
+
+
+def test_unetmm_has_the_size_that_the_paper_prints_within_1_percent():
+    plain, with_en2 = measure_models(["unetmm"])
+    assert all(abs(difference) < 1 for difference in plain.differences())
+    assert with_en2.variant.options == {"fuse_en2": True}
+    assert with_en2.flops > 5 * plain.flops
+    assert with_en2.differences() is None
+
+
+def test_a_network_without_entry_is_measured_on_a_slice():
+    (size,) = measure_models(["tiny"])
+    pixels = 224 * 224
+    assert size.parameters == (4 * 6 * 9 + 6) + 2 * 6 + (6 * 3 + 3)
+    assert size.flops == 2 * pixels * (4 * 6 * 9 + 6 * 3)
+
+
+def test_every_network_is_measured_unless_some_are_named(monkeypatch):
+    for name in set(MODELS) - {"tiny"}:
+        monkeypatch.delitem(MODELS, name)
+    monkeypatch.setitem(MODELS, "another", MODELS["tiny"])
+    assert [size.variant.label for size in measure_models()] == ["tiny", "another"]
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(InputError, match="--model alexnet"):
+        measure_models(["alexnet"])
+
+
+def test_differences_are_relative_to_the_paper():
+    assert SIZES[0].differences() == pytest.approx((5.0, -20.0))
+
+
+def test_the_table_shows_ours_the_papers_and_the_difference():
+    file = io.StringIO()
+    Console(width=80, file=file).print(size_table(SIZES))
+    rows = [line.replace("│", " ").split() for line in file.getvalue().splitlines()]
+    assert ["flat", "4x224x224", "2.10", "2", "+5.00", "40.00", "50", "-20.00"] in rows
+    assert ["deep", "4x6x5x3", "0.03", "-", "-", "0.07", "-", "-"] in rows
+
+
+def test_the_document_says_the_same(tmp_path):
+    write_sizes(tmp_path / "sizes.json", SIZES)
+    flat, deep = json.loads((tmp_path / "sizes.json").read_text())
+    assert flat["published"] == {"gflops": 50.0, "parameters_m": 2.0, "source": "a table"}
+    assert flat["difference_percent"] == pytest.approx({"parameters": 5.0, "flops": -20.0})
+    assert (deep["parameters"], deep["flops"]) == (30_000, 70_000_000)
+    assert deep["input_shape"] == [1, 4, 6, 5, 3]
+    assert deep["published"] is deep["difference_percent"] is None
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(InputError, match="--json"):
+        write_sizes(tmp_path / "nowhere" / "sizes.json", SIZES)

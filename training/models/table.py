@@ -1,0 +1,162 @@
+"""How large each network is, beside what the paper says of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from rich.table import Table
+
+from cache_schema.errors import InputError
+from training.models.initial import NUM_CLASSES
+from training.models.registry import MODELS, build_model
+from training.models.size import count_flops, count_parameters
+
+SLICE_SHAPE: Final = (1, 4, 224, 224)
+"""One axial slice in the paper's training crop: batch, modalities, height, width."""
+
+VOLUME_SHAPE: Final = (1, 4, 128, 128, 128)
+"""The crop that 3D networks are measured with in the literature."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the paper prints of a network.
+
+    Attributes:
+        parameters_m: Parameters, in millions.
+        gflops: Floating-point operations of one forward pass, in 10^9.
+        source: Where it is printed.
+    """
+
+    parameters_m: float
+    gflops: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table: a network and how to measure it.
+
+    Attributes:
+        label: Names the row.
+        options: Passed on to the network.
+        shape: Of the input, batch and modalities included.
+        published: The paper's figures, where it has any for this very network.
+    """
+
+    label: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = SLICE_SHAPE
+    published: Published | None = None
+
+
+VARIANTS: Final[dict[str, tuple[Variant, ...]]] = {
+    "unetmm": (
+        Variant("unetmm", published=Published(20.5, 69.01, "paper, tables 1 to 3")),
+        Variant("unetmm --fuse-en2", options={"fuse_en2": True}),
+    ),
+}
+"""The rows of each key of `MODELS`; a network without an entry has one row, measured on a slice."""
+
+
+@dataclass(frozen=True)
+class MeasuredSize:
+    """A row of the table with our own figures.
+
+    Attributes:
+        variant: What was measured.
+        parameters: Numbers that training can change.
+        flops: Of one forward pass, two a multiply-add.
+    """
+
+    variant: Variant
+    parameters: int
+    flops: int
+
+    def differences(self) -> tuple[float, float] | None:
+        """Compare with the paper: parameters and FLOPs, in percent of the paper's figure."""
+        published = self.variant.published
+        if published is None:
+            return None
+        return (
+            100 * (self.parameters / 1e6 / published.parameters_m - 1),
+            100 * (self.flops / 1e9 / published.gflops - 1),
+        )
+
+
+def measure_models(names: Sequence[str] = ()) -> tuple[MeasuredSize, ...]:
+    """Build networks with random weights and count; nothing is downloaded or trained.
+
+    Args:
+        names: Keys of `MODELS`; none means all of them.
+
+    Raises:
+        InputError: If there is no such network.
+    """
+    return tuple(
+        _measure(name, variant)
+        for name in names or MODELS
+        for variant in VARIANTS.get(name, (Variant(name),))
+    )
+
+
+def _measure(name: str, variant: Variant) -> MeasuredSize:
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(name, num_classes=NUM_CLASSES, **variant.options)
+    return MeasuredSize(variant, count_parameters(model), count_flops(model, variant.shape))
+
+
+def size_table(sizes: Sequence[MeasuredSize]) -> Table:
+    """Show measured sizes beside the paper's."""
+    table = Table(
+        title="Size of the networks",
+        caption="FLOPs of one forward pass, two a multiply-add; paper: as published; "
+        "+/-: ours relative to it, in percent",
+    )
+    table.add_column("network", min_width=10)
+    table.add_column("input", no_wrap=True)
+    for heading in ("params M", "paper", "+/- %", "FLOPs G", "paper", "+/- %"):
+        table.add_column(heading, justify="right")
+    for size in sizes:
+        published, differences = size.variant.published, size.differences()
+        table.add_row(
+            size.variant.label,
+            "x".join(str(side) for side in size.variant.shape[1:]),
+            f"{size.parameters / 1e6:.2f}",
+            "-" if published is None else f"{published.parameters_m:g}",
+            "-" if differences is None else f"{differences[0]:+.2f}",
+            f"{size.flops / 1e9:.2f}",
+            "-" if published is None else f"{published.gflops:g}",
+            "-" if differences is None else f"{differences[1]:+.2f}",
+        )
+    return table
+
+
+def write_sizes(path: Path, sizes: Sequence[MeasuredSize]) -> None:
+    """Save measured sizes as a JSON list, a document for each row.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    text = json.dumps([_document(size) for size in sizes], indent=1, sort_keys=True) + "\n"
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--json {path}: cannot be written ({error.strerror})") from error
+
+
+def _document(size: MeasuredSize) -> dict[str, Any]:
+    published, differences = size.variant.published, size.differences()
+    return {
+        "network": size.variant.label,
+        "input_shape": list(size.variant.shape),
+        "parameters": size.parameters,
+        "flops": size.flops,
+        "published": None if published is None else asdict(published),
+        "difference_percent": None
+        if differences is None
+        else {"parameters": differences[0], "flops": differences[1]},
+    }
