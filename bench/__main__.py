@@ -24,6 +24,7 @@ from bench.prep import measure_prep
 from bench.reading import measure_reading
 from bench.reuse import measure_reuse
 from bench.scaling import measure_scaling
+from bench.train import measure_train
 from pipeline.quality import BRATS_SHAPE
 
 TINY: Final = (48, 40, 32)
@@ -34,6 +35,7 @@ PARTS: Final[dict[str, Callable[[Workbench], dict[str, object]]]] = {
     "memory": measure_memory,
     "reuse": measure_reuse,
     "reading": measure_reading,
+    "train": measure_train,
 }
 
 
@@ -57,11 +59,14 @@ def _measure(parts: list[str], *, tiny: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bench = Workbench(Path(scratch), TINY if tiny else BRATS_SHAPE)
         for name in parts:
-            text = json.dumps({"machine": machine, "figures": PARTS[name](bench)}, indent=1)
+            figures = PARTS[name](bench)
+            text = json.dumps({"machine": machine, "figures": figures}, indent=1)
             print(name, text, flush=True)
             if not tiny:
                 RESULTS.mkdir(exist_ok=True)
-                (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+                # A GPU's figures are kept beside a processor's.
+                kept = f"{name}-gpu" if figures.get("device") == "cuda" else name
+                (RESULTS / f"{kept}.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from training.config import make_config, write_config
+
 ROOT = Path(__file__).parents[1]
 
 SMALL = ("--geometry", "any", "--workers", "1")
@@ -247,3 +249,19 @@ def test_the_size_of_an_unknown_network_is_refused(tmp_path):
 def test_an_ablation_needs_a_finished_cache(tmp_path):
     result = run("train", "ablate", "--cache", "nowhere", *UNTRAINED, cwd=tmp_path)
     assert_fails(result, "nowhere", "manifest.json", "prep partition")
+
+
+@pytest.mark.parametrize("kind", ["fed", "central"])
+def test_only_a_run_can_be_gone_on_with(kind, cache, tmp_path):
+    (tmp_path / "empty").mkdir()
+    command = ("train", kind, "--cache", cache, "--run", "empty", "--resume")
+    assert_fails(run(*command, cwd=tmp_path), "empty", "is not a run")
+
+
+def test_a_resumed_run_keeps_its_settings_and_refuses_others_by_option(cache, tmp_path):
+    (tmp_path / "run").mkdir()
+    config = make_config(weights="none", crop=64, slices="tumour", rounds=2, device="cpu")
+    write_config(tmp_path / "run", config)
+    command = ("train", "fed", "--cache", cache, "--run", "run", "--resume")
+    result = run(*command, "--crop", 64, "--rounds", 9, cwd=tmp_path)
+    assert_fails(result, "run was begun with other settings (--rounds 9 instead of 2)")
