@@ -23,7 +23,7 @@ from cache_schema.vocabulary import MODALITIES
 from pipeline.case import Preprocessing
 from pipeline.cohorts import SEGMENTATION, Case
 
-REPEATS: Final = 3
+REPEATS: Final = 7
 
 
 def measure_peers(bench: Workbench) -> dict[str, object]:
