@@ -414,13 +414,18 @@ Compile = Annotated[
 ]
 
 
+def _settings(context: typer.Context) -> dict[str, object]:
+    """Pick the options of a command that are settings of a run."""
+    from training.config import TrainConfig
+
+    return {n: value for n, value in context.params.items() if n in TrainConfig.model_fields}
+
+
 def _training_config(context: typer.Context, run: Path, **fixed: object) -> "TrainConfig":
     """Check the settings on the command line, or with --resume those that it changes."""
-    from training.config import TrainConfig, make_config, read_config
+    from training.config import make_config, read_config
 
-    given = {
-        name: value for name, value in context.params.items() if name in TrainConfig.model_fields
-    }
+    given = _settings(context)
     if not context.params["resume"]:
         return make_config(**given, **fixed)
     named = {
@@ -584,6 +589,7 @@ class _AblationBar(_TrainingBar):
 
 @train.command("ablate")
 def train_ablate(
+    context: typer.Context,
     cache: Cache = Path("cache"),
     run: Annotated[Path, typer.Option(help="Folder for the runs; finished ones are kept.")] = Path(
         "runs/ablation"
@@ -603,18 +609,7 @@ def train_ablate(
     from training.ablate import ablate, ablation_table, statistics_table, write_ablation
     from training.config import make_config
 
-    config = make_config(
-        weights=weights,
-        rounds=rounds,
-        local_epochs=local_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        crop=crop,
-        slices=slices,
-        seed=seed,
-        loader_workers=loader_workers,
-        device=device,
-    )
+    config = make_config(**_settings(context))
     with _progress("steps") as progress:
         ablation = ablate(config, cache, run, _AblationBar(progress))
     console.print(ablation_table(ablation), statistics_table(ablation))

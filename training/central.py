@@ -96,8 +96,6 @@ class _Trainer:
     def finish_epoch(self, epoch: int, done: FitResult) -> FitResult:
         """Train the rest of an epoch, saving a checkpoint now and then."""
         while done.num_steps < self.num_steps:
-            if done.num_steps:
-                self.save(epoch, done)
             done += fit(
                 self.model,
                 self.optimizer,
@@ -111,6 +109,8 @@ class _Trainer:
                     f"epoch {epoch}: {done.fault}; the learning rate may be too high; the last "
                     f"checkpoint in {self.run} is whole"
                 )
+            if done.num_steps < self.num_steps:
+                self.save(epoch, done)
         return done
 
     def save(self, epoch: int, done: FitResult) -> None:

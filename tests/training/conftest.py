@@ -1,5 +1,6 @@
 """A network small enough to train in a blink, and a run of it."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,26 @@ def _tiny_network():
     MODELS["tiny"] = TinyNet
     yield
     del MODELS["tiny"]
+
+
+@pytest.fixture
+def failing_sync(monkeypatch):
+    """Gives a block in which the n-th sync to disk raises an error."""
+
+    @contextmanager
+    def fail(number, error):
+        calls = []
+
+        def sync(_):
+            calls.append(1)
+            if len(calls) == number:
+                raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", sync)
+            yield
+
+    return fail
 
 
 @pytest.fixture

@@ -98,37 +98,24 @@ def test_a_run_that_was_killed_in_a_step_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("number", range(1, 8, 2))
 def test_a_run_that_was_killed_while_it_saved_ends_with_the_same_bits(
-    number, small_cache, config, undisturbed, tmp_path, monkeypatch
+    number, small_cache, config, undisturbed, tmp_path, failing_sync
 ):
-    run, calls = tmp_path / "run", []
-
-    def killed_fsync(_):
-        calls.append(1)
-        if len(calls) == number:
-            raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", killed_fsync)
-        with pytest.raises(KilledError):
-            run_central(config, small_cache, run, Counting())
+    run = tmp_path / "run"
+    with failing_sync(number, KilledError()), pytest.raises(KilledError):
+        run_central(config, small_cache, run, Counting())
     run_central(config, small_cache, run, Counting(), resume=True)
     assert same(load_weights(run)[0], load_weights(undisturbed)[0])
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
-    small_cache, config, undisturbed, tmp_path, monkeypatch
+    small_cache, config, undisturbed, tmp_path, failing_sync
 ):
-    run, calls = tmp_path / "run", []
-
-    def full(_):
-        calls.append(1)
-        if len(calls) == 2:
-            raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", full)
-        with pytest.raises(InputError, match=r"resume\.safetensors cannot be written .No space"):
-            run_central(config, small_cache, run, Counting())
+    run = tmp_path / "run"
+    with (
+        failing_sync(2, OSError(28, "No space left on device")),
+        pytest.raises(InputError, match=r"resume\.safetensors cannot be written .No space"),
+    ):
+        run_central(config, small_cache, run, Counting())
     run_central(config, small_cache, run, Counting(), resume=True)
     assert same(load_weights(run)[0], load_weights(undisturbed)[0])
 

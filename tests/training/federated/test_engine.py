@@ -164,19 +164,10 @@ def test_a_run_that_was_killed_in_a_step_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_run_that_was_killed_while_it_saved_ends_with_the_same_bits(
-    number, small_cache, tiny_config, tiny_run, tmp_path, observer, monkeypatch
+    number, small_cache, tiny_config, tiny_run, tmp_path, observer, failing_sync
 ):
-    calls = []
-
-    def killed_fsync(_):
-        calls.append(1)
-        if len(calls) == number:
-            raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", killed_fsync)
-        with pytest.raises(KilledError):
-            run_federation(tiny_config, small_cache, tmp_path / "run", observer)
+    with failing_sync(number, KilledError()), pytest.raises(KilledError):
+        run_federation(tiny_config, small_cache, tmp_path / "run", observer)
     run_federation(tiny_config, small_cache, tmp_path / "run", observer, resume=True)
     assert same(load_weights(tmp_path / "run")[0], load_weights(tiny_run)[0])
 
