@@ -3,13 +3,13 @@
 import fcntl
 import gzip
 import json
-import logging
 import os
 import shutil
 import signal
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import pipeline.cluster
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
 from cache_schema.verify import verify_cache
-from pipeline.cluster import connect
+from pipeline.cluster import SILENT, connect
 from pipeline.cohorts import Case
 from pipeline.journal import open_journal
 from pipeline.plan import Plan, make_plan
@@ -293,6 +293,22 @@ def test_a_killed_worker_leaves_no_temporary_file(after_kill):
     assert verify_cache(after_kill) == []
 
 
+@contextmanager
+def unforgiving_cluster(**options: object) -> Iterator[str]:
+    """The address of a cluster of one worker, which gives a task up once the worker has died of it."""
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            **options,
+        ) as cluster,
+    ):
+        yield cluster.scheduler_address
+
+
 @pytest.fixture(scope="module")
 def deadly_run(small_plan, tmp_path_factory):
     """A run with a case that kills every worker which reads it, on a cluster that forgives no death."""
@@ -319,16 +335,7 @@ def deadly_run(small_plan, tmp_path_factory):
     killer = threading.Thread(target=kill_readers)
     killer.start()
     try:
-        with (
-            dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-            LocalCluster(
-                n_workers=1,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-            ) as cluster,
-        ):
-            address = cluster.scheduler_address
+        with unforgiving_cluster() as address:
             result = run_plan(plan, folder / "cache", Listener(), scheduler=address)
     finally:
         done.set()
@@ -355,18 +362,7 @@ def test_a_case_that_bursts_the_memory_of_a_worker_is_quarantined_alone(small_pl
             file.write(bytes(10_000_000))
     case = small_plan.shards[0].cases[1]
     plan = with_case(small_plan, with_file(case, "t1", tmp_path / "t1.nii.gz"))
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=1,
-            memory_limit="700MB",
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL + 1,
-        ) as cluster,
-    ):
-        address = cluster.scheduler_address
+    with unforgiving_cluster(memory_limit="700MB", silence_logs=SILENT) as address:
         result = run_plan(plan, tmp_path / "cache", Listener(), scheduler=address)
     (lost,) = result.manifest.quarantined
     assert lost.case_id == case.case_id

@@ -22,15 +22,11 @@ def test_other_programs_can_read_the_weights(tmp_path):
     assert load_file(tmp_path / WEIGHTS_NAME)["w"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
 
 
-def test_a_failed_save_leaves_the_old_weights_whole(tmp_path, monkeypatch):
+def test_a_failed_save_leaves_the_old_weights_whole(tmp_path, failing_sync):
     save_weights(tmp_path, STATE, round_number=1)
-
-    def full_disk(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(
-        InputError, match=r"cannot be written \(No space left on device\).*--resume"
+    with (
+        failing_sync(1, OSError(28, "No space left on device")),
+        pytest.raises(InputError, match=r"cannot be written \(No space left on device\).*--resume"),
     ):
         save_weights(tmp_path, {"w": torch.zeros(2, 3), "n": torch.tensor(0)}, round_number=2)
     assert load_weights(tmp_path)[1] == 1
