@@ -87,9 +87,10 @@ def run_plan(
     """
     donors = find_donors(reuse, plan.preprocessing) if reuse is not None else {}
     cache.mkdir(parents=True, exist_ok=True)
-    with open_journal(cache) as journal, connect(num_workers, scheduler, cache.resolve()) as client:
-        journal.record("started", shards=len(plan.shards), options=plan.options.model_dump())
-        outcomes = _make_shards(client, plan, cache.resolve(), journal, observer, donors=donors)
+    with open_journal(cache) as journal:
+        with connect(num_workers, scheduler, cache.resolve()) as client:
+            journal.record("started", shards=len(plan.shards), options=plan.options.model_dump())
+            outcomes = _make_shards(client, plan, cache.resolve(), journal, observer, donors=donors)
         manifest = assemble_manifest(plan, outcomes)
         if not manifest.cases:
             reasons = "; ".join(f"{q.case_id}: {q.reason}" for q in manifest.quarantined[:3])
@@ -154,9 +155,10 @@ def _make_shards(
     failures: Counter[str] = Counter()
     queue = as_completed(futures)
     for future in queue:
-        shard = futures[future]
+        shard = futures.pop(future)
         if future.exception() is None:
             outcomes.append(future.result())
+            future.release()  # else Dask makes the shard again if this worker dies later on
             _log_outcome(journal, shard, outcomes[-1])
             continue
         failures[shard.path] += 1

@@ -74,8 +74,9 @@ def make_shard(
         for case in plan.cases:
             on_case(case.case_id)
         return _outcome(plan, path, recorded, faults, reused=True)
-    path.unlink(missing_ok=True)
     sha256, quarantined = _write(plan, path, settings, donors, on_case)
+    if sha256 is None:
+        path.unlink(missing_ok=True)
     return _outcome(plan, path, sha256, quarantined, reused=False)
 
 

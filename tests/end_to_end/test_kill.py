@@ -147,9 +147,12 @@ class Preparation:
         self.stdout, self.stderr = output / "stdout.txt", output / "stderr.txt"
         with self.stdout.open("w") as out, self.stderr.open("w") as err:
             # A session of its own: what a terminal would signal is then this preparation alone.
+            # Where the tests themselves run in a shell's background, Ctrl-C would be ignored.
+            before = signal.signal(signal.SIGINT, signal.default_int_handler)
             self.main = psutil.Popen(
                 command, env=ENVIRONMENT, stdout=out, stderr=err, start_new_session=True
             )
+            signal.signal(signal.SIGINT, before)
         self.children: set[psutil.Process] = set()
 
     def is_running(self) -> bool:

@@ -8,7 +8,8 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -273,6 +274,13 @@ def after_kill(scheduler, small_plan, tmp_path_factory) -> Path:
     return cache
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def _open_once_read(pipe: Path) -> int:
     deadline = time.monotonic() + DEADLINE_S
     while True:
@@ -291,6 +299,35 @@ def test_a_killed_workers_shard_is_done_again_elsewhere(after_kill, small_cache)
 
 def test_a_killed_worker_leaves_no_temporary_file(after_kill):
     assert verify_cache(after_kill) == []
+
+
+def test_a_worker_that_dies_after_its_shards_were_told_of_has_none_made_again(
+    scheduler, small_plan, tmp_path
+):
+    cache, pipe = tmp_path / "cache", tmp_path / "t1.nii.gz"
+    last = max(small_plan.shards, key=lambda shard: len(shard.cases))
+    case = last.cases[-1]
+    os.mkfifo(pipe)  # holds the worker of this shard until somebody writes to it
+    plan = with_case(small_plan, with_file(case, "t1", pipe))
+    others = {cache / shard.path for shard in small_plan.shards if shard.path != last.path}
+    with ThreadPoolExecutor(1) as pool, Client(scheduler) as client:
+        preparation = pool.submit(run_plan, plan, cache, Listener(), scheduler=scheduler)
+        writer = _open_once_read(pipe)
+        wait_until(lambda: len(events(cache)) == 1 + len(others))
+        (partial,) = cache.rglob("shard-*.partial")
+        written = {path: path.stat().st_mtime_ns for path in others}
+        (victim,) = set(client.run(os.getpid).values()) - {int(partial.name.split(".")[2])}
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: victim not in client.run(os.getpid, on_error="return").values())
+        client.wait_for_workers(2)
+        # What the dead worker had to do again would come before this.
+        client.submit(os.getpid, pure=False).result(DEADLINE_S)
+        with os.fdopen(writer, "wb") as held:
+            os.set_blocking(held.fileno(), True)
+            held.write(case.files["t1"].read_bytes())
+        preparation.result(DEADLINE_S)
+    assert {path: path.stat().st_mtime_ns for path in others} == written
+    assert verify_cache(cache, deep=True) == []
 
 
 @contextmanager
