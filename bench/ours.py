@@ -14,7 +14,7 @@ from pipeline.plan import make_plan
 from pipeline.run import run_plan
 from training.config import TrainConfig
 from training.data import Pass, Passes, Slice, SliceDataset, make_loader
-from training.device import choose_device, compile_where_it_pays
+from training.device import choose_device, compile_where_it_pays, keep_freed_memory
 from training.fit import Stint, fit, make_optimizer
 from training.models.initial import random_model
 
@@ -32,6 +32,7 @@ class OurTraining:
         """Build network and optimiser on the device where they train."""
         self.config = config
         self.device = choose_device(config.device)
+        keep_freed_memory(self.device)
         self._model = random_model(config)
         if not dropout:
             turn_off_dropout(self._model)

@@ -66,17 +66,29 @@ def connect(
 
 @contextmanager
 def _started(num_workers: int | None) -> Iterator[Client]:
-    with _interrupts_for_main_alone(), dask.config.set(SETTINGS):
-        cluster = LocalCluster(
-            n_workers=num_workers or len(os.sched_getaffinity(0)),
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=SILENT,
-        )
-    with cluster, Client(cluster) as client:
-        yield client
+    with _environment_kept():
+        with _interrupts_for_main_alone(), dask.config.set(SETTINGS):
+            cluster = LocalCluster(
+                n_workers=num_workers or len(os.sched_getaffinity(0)),
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=SILENT,
+            )
+        with cluster, Client(cluster) as client:
+            yield client
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Put this process's environment back: Dask sets that of workers here, for them to inherit."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager

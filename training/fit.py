@@ -127,8 +127,8 @@ def fit(
         on_step: Told the loss of every step.
 
     Returns:
-        What it gave. Training stops at a loss that is not finite, on a GPU some steps later, and the
-        result names the step; the network is then of no use.
+        What it gave. Training stops before a step whose loss or gradient is not finite, on a GPU some
+        steps later, when the network is of no use any more; the result names the step.
     """
     device = next(model.parameters()).device
     dtype = choose_precision(config.precision, device)
@@ -157,12 +157,12 @@ def fit(
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = model(image)
             loss = deep_supervision_loss(logits, encode_target(label, config.target))
-        losses.add(loss.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        losses.add(loss.detach(), _gradient_norm(model))
         if losses.fault is not None:
             deque(zip(range(step + 1, stint.stop), batches, strict=False), maxlen=0)
             break
-        optimizer.zero_grad()
-        loss.backward()
         optimizer.step()
         predicted = decode_prediction(logits.final.detach().float().sigmoid(), config.target)
         overlap += count_overlap(label, predicted)
@@ -175,31 +175,42 @@ def fit(
     )
 
 
+def _gradient_norm(model: nn.Module) -> Tensor:
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return nn.utils.get_total_norm(gradients)
+
+
 class _Losses:
-    """The losses of a stint, looked at in groups."""
+    """The losses and gradients of a stint, looked at in groups."""
 
     def __init__(self, first_step: int, every: int, on_step: Callable[[float], None]) -> None:
         self._first_step = first_step
         self._every = every
         self._on_step = on_step
-        self._unseen: list[Tensor] = []
+        self._unseen: list[tuple[Tensor, Tensor]] = []
         self.num_steps = 0
         self.total = 0.0
         self.fault: str | None = None
 
-    def add(self, loss: Tensor) -> None:
-        """Take the loss of one more step."""
-        self._unseen.append(loss)
+    def add(self, loss: Tensor, gradient_norm: Tensor) -> None:
+        """Take loss and gradient of one more step."""
+        self._unseen.append((loss, gradient_norm))
         if len(self._unseen) == self._every:
             self.check()
 
     def check(self) -> None:
-        """Look at the losses since the last look."""
-        values = torch.stack(self._unseen).tolist() if self._unseen else []
+        """Look at what has come since the last look."""
+        if not self._unseen:
+            return
+        values = torch.stack([torch.stack(pair) for pair in self._unseen]).tolist()
         self._unseen.clear()
-        for value in values:
+        for value, gradient_norm in values:
+            step = self._first_step + self.num_steps + 1
             if not math.isfinite(value):
-                self.fault = f"loss is {value} at step {self._first_step + self.num_steps + 1}"
+                self.fault = f"loss is {value} at step {step}"
+                return
+            if not math.isfinite(gradient_norm):
+                self.fault = f"gradient is not finite at step {step}"
                 return
             self.num_steps += 1
             self.total += value

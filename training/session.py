@@ -11,7 +11,7 @@ from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, read_manifest
 from training.config import CONFIG_NAME, TrainConfig, read_config, write_config
 from training.data import SliceDataset
-from training.device import choose_device, compile_where_it_pays
+from training.device import choose_device, compile_where_it_pays, keep_freed_memory
 from training.models.initial import initial_model
 from training.provenance import require_same_cache, write_provenance
 
@@ -54,6 +54,7 @@ def open_session(config: TrainConfig, cache: Path, run: Path, *, resume: bool) -
             "or remove it"
         )
     device = choose_device(config.device)
+    keep_freed_memory(device)
     model = initial_model(config)
     compile_where_it_pays(model, config.compile, device)
     dataset = SliceDataset(cache, slices=config.slices, manifest=manifest)

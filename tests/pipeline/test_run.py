@@ -117,6 +117,13 @@ def test_the_number_of_workers_does_not_change_a_byte(
     assert len(told) == len(set(told))
 
 
+def test_the_environment_of_workers_is_not_left_behind(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with connect(1, None) as client:
+        assert list(client.run(os.getenv, "OMP_NUM_THREADS").values()) == ["1"]
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
 def test_a_cluster_that_runs_already_writes_the_same(run, small_plan, small_cache, tmp_path):
     run(small_plan, tmp_path)
     assert all_bytes(tmp_path) == all_bytes(small_cache)

@@ -118,6 +118,15 @@ def test_a_loss_that_is_not_finite_stops_training_and_is_named():
     assert model.scale.tolist() == [0.0, 0.0, 0.0]
 
 
+def test_a_gradient_that_is_not_finite_stops_training_before_it_reaches_the_weights():
+    model, losses = OnePixel(), []
+    model.scale.register_hook(lambda gradient: gradient / 0.0)
+    result = run(model, config(), start=4, stop=5, on_step=losses.append)
+    assert result.fault == "gradient is not finite at step 5"
+    assert losses == []
+    assert model.scale.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_bfloat16_leaves_weights_and_loss_in_float32():
     model, losses = OnePixel(), []
     run(model, config(precision="bfloat16", learning_rate=0.1), on_step=losses.append)
