@@ -71,6 +71,7 @@ def lint(path: str, source: str) -> str:
         ("training/data.py", "h5py"),
         ("training/data.py", "nibabel"),
         ("training/fit.py", "dask"),
+        ("training/runlog.py", "mlflow"),
         ("pipeline/case.py", "h5py"),
         ("pipeline/case.py", "nibabel"),
         ("pipeline/case.py", "SimpleITK"),
@@ -90,6 +91,7 @@ def test_a_framework_outside_its_file_is_refused(path, module):
         ("cache_schema/shard.py", "h5py"),
         ("pipeline/volume.py", "nibabel"),
         ("pipeline/run.py", "distributed"),
+        ("training/mlflow_board.py", "mlflow"),
         ("cli.py", "typer"),
     ],
 )

@@ -1,7 +1,7 @@
 """Training on everybody's slices together: what a federation is compared with."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from cache_schema.errors import InputError
-from training.checkpoint import load_resume, save_resume, save_weights
+from training.checkpoint import fill_moments, load_resume, moments_of, save_resume, save_weights
 from training.config import TrainConfig
 from training.data import Pass, Passes, Slice, make_loader, read_batches
 from training.fit import FitResult, Stint, fit, make_optimizer
-from training.runlog import EVERYBODY, ClientRecord, Observer, RoundRecord, open_log
+from training.runlog import EVERYBODY, Board, ClientRecord, Observer, RoundRecord, open_log
 from training.seeds import derive_seed
 from training.session import open_session
 
@@ -24,7 +24,13 @@ CENTRAL: Final = "central"
 
 
 def run_central(
-    config: TrainConfig, cache: Path, run: Path, observer: Observer, *, resume: bool = False
+    config: TrainConfig,
+    cache: Path,
+    run: Path,
+    observer: Observer,
+    *,
+    resume: bool = False,
+    boards: Sequence[Board] = (),
 ) -> None:
     """Train a model on the slices of all clients of a cache as one training set.
 
@@ -38,6 +44,7 @@ def run_central(
         run: A new folder for settings, log and weights; with `resume` that of the run to go on with.
         observer: Told about progress; an epoch is a round.
         resume: Go on with a run.
+        boards: Where to show the scalars of every epoch, besides TensorBoard.
 
     Raises:
         InputError: If the cache or an option cannot be used, `run` is not as it should be, a
@@ -47,9 +54,10 @@ def run_central(
     model = session.model.to(session.device)
     optimizer = make_optimizer(model, config)
     first_epoch, done = 1, FitResult()
-    if resume and (saved := load_resume(run, optimizer)) is not None:
-        state, position = saved
-        model.load_state_dict(state)
+    if resume and (saved := load_resume(run)) is not None:
+        groups, position = saved
+        model.load_state_dict(groups["model"])
+        fill_moments(optimizer, groups["optimizer"])
         first_epoch, done = position["epoch"], _result(position["done"])
     passes = Passes(session.dataset, config.batch_size, tumour_share=config.tumour_share)
     everybody = tuple(session.members)
@@ -64,8 +72,8 @@ def run_central(
         pin_memory=session.device.type == "cuda",
     )
     num_steps = passes.num_batches(everybody)
-    observer.started(num_rounds=config.rounds, num_steps=num_steps)
-    with open_log(run) as log, torch.random.fork_rng():
+    observer.started(num_rounds=config.rounds, num_steps=len(passes))
+    with open_log(run, boards) as log, torch.random.fork_rng():
         log.record("resumed" if resume else "started", cache=str(cache), epoch=first_epoch)
         trainer = _Trainer(config, run, model, optimizer, read_batches(loader), num_steps, observer)
         for epoch in epochs:
@@ -116,7 +124,8 @@ class _Trainer:
     def save(self, epoch: int, done: FitResult) -> None:
         """Save everything that going on needs."""
         position = {"epoch": epoch, "done": asdict(done)}
-        save_resume(self.run, self.model.state_dict(), self.optimizer, position)
+        groups = {"model": self.model.state_dict(), "optimizer": moments_of(self.optimizer)}
+        save_resume(self.run, groups, position)
 
     def _stint(self, epoch: int, start: int) -> Stint:
         return Stint(

@@ -1,12 +1,12 @@
-"""What a run leaves behind to read: a JSON line for every round, and TensorBoard."""
+"""What a run leaves behind to read: a JSON line for every round, and boards such as TensorBoard."""
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -17,6 +17,10 @@ EVERYBODY: Final = -1
 
 LOG_NAME: Final = "log.jsonl"
 TENSORBOARD_FOLDER: Final = "tensorboard"
+LOSS_NAME: Final = "train/loss"
+
+Outcome = Literal["finished", "failed", "killed"]
+"""How a run ended: killed by Ctrl-C, failed by any other error."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class ClientRecord:
         dice: Of each region, over all augmented training batches.
         seconds: Of training.
         refused: Why its update was not aggregated, or None.
+        bytes_received: From the server.
+        bytes_sent: To the server.
     """
 
     client: int
@@ -40,17 +46,36 @@ class ClientRecord:
     dice: dict[str, float]
     seconds: float
     refused: str | None = None
+    bytes_received: int = 0
+    bytes_sent: int = 0
 
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round: each client's part, and means over those not refused, weighted by their examples."""
+    """One round: each client's part, and means over those not refused, weighted by their examples.
+
+    Attributes:
+        round: From 1.
+        loss: Mean over the clients.
+        dice: Of each region, mean over the clients.
+        seconds: Of the whole round.
+        clients: Who trained.
+        absent: Clients that were asked and did not report.
+        figures: What the strategy tells of itself, such as the privacy spent so far.
+    """
 
     round: int
     loss: float
     dice: dict[str, float]
     seconds: float
     clients: tuple[ClientRecord, ...]
+    absent: tuple[int, ...] = ()
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that travelled between server and clients, both ways."""
+        return sum(client.bytes_received + client.bytes_sent for client in self.clients)
 
 
 @runtime_checkable
@@ -58,7 +83,7 @@ class Observer(Protocol):
     """Who is told how a training run goes, for a progress bar or a test."""
 
     def started(self, *, num_rounds: int, num_steps: int) -> None:
-        """Training begins; steps are those of one round."""
+        """Training begins; steps are those that are still to do, in all rounds."""
 
     def step(self, *, round_number: int, client: int, loss: float) -> None:
         """One optimiser step is done."""
@@ -67,15 +92,53 @@ class Observer(Protocol):
         """One round is done and saved."""
 
 
+@runtime_checkable
+class Board(Protocol):
+    """Where the scalars of a run are shown, round by round."""
+
+    def open(self, run: Path) -> None:
+        """Begin to show a run, or go on with it."""
+
+    def add(self, scalars: Mapping[str, float], step: int) -> None:
+        """Show the scalars of one round."""
+
+    def close(self, outcome: Outcome) -> str | None:
+        """Say how the run ended, and return what the board has not received, if anything."""
+
+
+class TensorBoard:
+    """Event files in a run's folder, for TensorBoard."""
+
+    def open(self, run: Path) -> None:
+        """Begin another event file; TensorBoard shows all of a folder as one."""
+        self._writer = SummaryWriter(str(run / TENSORBOARD_FOLDER))
+
+    def add(self, scalars: Mapping[str, float], step: int) -> None:
+        """Write the scalars of one round."""
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self, outcome: Outcome) -> None:  # noqa: ARG002 - an event file has no place for it
+        """Close the file."""
+        self._writer.close()
+
+
 class RunLog:
-    """Writes the log of a run."""
+    """Writes the log of a run, and shows its scalars on boards."""
 
     def __init__(self, run: Path) -> None:
         """Open a log for appending; it is complete up to the last round whenever it is read."""
+        self._run = run
+        self._boards: list[Board] = []
         self._file = (run / LOG_NAME).open("a", encoding="utf-8")
         if self._file.tell() and not (run / LOG_NAME).read_bytes().endswith(b"\n"):
             self._file.write("\n")  # a kill cut the last line short; the next one starts afresh
-        self._board = SummaryWriter(str(run / TENSORBOARD_FOLDER))
+
+    def attach(self, board: Board) -> None:
+        """Show the rounds from now on there too."""
+        board.open(self._run)
+        self._boards.append(board)
 
     def record(self, event: str, **fields: Any) -> None:  # noqa: ANN401
         """Write one event."""
@@ -84,31 +147,54 @@ class RunLog:
         self._file.flush()
 
     def round_done(self, record: RoundRecord) -> None:
-        """Write one round, to the log and to TensorBoard."""
+        """Write one round, to the log first, and to every board."""
         self.record("round", **asdict(record))
-        scalars = {"train/loss": record.loss}
-        scalars |= {f"train/dice_{region}": value for region, value in record.dice.items()}
-        for client in record.clients:
-            if client.loss is not None:
-                scalars[f"clients/loss_{client.client:02d}"] = client.loss
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, record.round)
-        self._board.flush()
+        scalars = scalars_of(record)
+        for board in self._boards:
+            board.add(scalars, record.round)
 
-    def close(self) -> None:
-        """Close both files."""
-        self._file.close()
-        self._board.close()
+    def close(self, outcome: Outcome) -> None:
+        """Close the boards, note what any of them has not received, and close the log."""
+        with self._file:
+            for board in self._boards:
+                if (problem := board.close(outcome)) is not None:
+                    self.record("unsent", problem=problem)
 
 
 @contextmanager
-def open_log(run: Path) -> Iterator[RunLog]:
-    """Open a run's log and close it whatever happens."""
+def open_log(run: Path, boards: Sequence[Board] = ()) -> Iterator[RunLog]:
+    """Open a run's log and close it whatever happens.
+
+    Args:
+        run: Folder of the run.
+        boards: Where to show its scalars, besides TensorBoard.
+
+    Raises:
+        InputError: If a board cannot be opened.
+    """
     log = RunLog(run)
+    outcome: Outcome = "finished"
     try:
+        for board in (TensorBoard(), *boards):
+            log.attach(board)
         yield log
+    except BaseException as error:
+        outcome = "failed" if isinstance(error, Exception) else "killed"
+        raise
     finally:
-        log.close()
+        log.close(outcome)
+
+
+def scalars_of(record: RoundRecord) -> dict[str, float]:
+    """Name the numbers of a round that boards show."""
+    scalars = {LOSS_NAME: record.loss}
+    scalars |= {f"train/dice_{region}": value for region, value in record.dice.items()}
+    for client in record.clients:
+        if client.loss is not None:
+            scalars[f"clients/loss_{client.client:02d}"] = client.loss
+    if record.num_bytes:
+        scalars["exchange/bytes"] = record.num_bytes
+    return scalars | {f"strategy/{name}": value for name, value in record.figures.items()}
 
 
 def read_rounds(run: Path) -> tuple[RoundRecord, ...]:
@@ -133,4 +219,5 @@ def read_rounds(run: Path) -> tuple[RoundRecord, ...]:
 
 def _round(event: dict[str, Any]) -> RoundRecord:
     clients = tuple(ClientRecord(**client) for client in event["clients"])
-    return RoundRecord(event["round"], event["loss"], event["dice"], event["seconds"], clients)
+    own = {name: event[name] for name in ("round", "loss", "dice", "seconds", "figures")}
+    return RoundRecord(**own, clients=clients, absent=tuple(event["absent"]))

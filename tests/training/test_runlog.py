@@ -1,0 +1,124 @@
+"""The log of a run, and the boards that show its scalars."""
+
+import json
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from training.runlog import (
+    EVERYBODY,
+    ClientRecord,
+    RoundRecord,
+    TensorBoard,
+    open_log,
+    read_rounds,
+    scalars_of,
+)
+
+
+def client(number, loss, refused=None):
+    return ClientRecord(number, 8, 1, loss, {"ET": 0.5}, 1.0, refused)
+
+
+def round_record(number, loss=0.5):
+    return RoundRecord(number, loss, {"ET": 0.25}, 2.0, (client(0, 0.75), client(11, None, "NaN")))
+
+
+class Shelf:
+    """A board that keeps what it is shown."""
+
+    def __init__(self, problem=None):
+        self.run, self.shown, self.outcome, self.problem = None, [], None, problem
+
+    def open(self, run):
+        self.run = run
+
+    def add(self, scalars, step):
+        self.shown.append((step, dict(scalars)))
+
+    def close(self, outcome):
+        self.outcome = outcome
+        return self.problem
+
+
+def events(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_client_without_a_loss_has_no_scalar():
+    assert scalars_of(round_record(1)) == {
+        "train/loss": 0.5,
+        "train/dice_ET": 0.25,
+        "clients/loss_00": 0.75,
+    }
+
+
+def test_every_board_and_tensorboard_are_shown_the_same_scalars(tmp_path):
+    first, second = Shelf(), Shelf()
+    with open_log(tmp_path, (first, second)) as log:
+        log.round_done(round_record(1, 0.5))
+        log.round_done(round_record(2, 0.125))
+    assert first.shown == second.shown
+    assert [(step, scalars["train/loss"]) for step, scalars in first.shown] == [
+        (1, 0.5),
+        (2, 0.125),
+    ]
+    assert first.run == tmp_path
+    reader = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(reader.Tags()["scalars"]) == first.shown[0][1].keys()
+    points = [(event.step, event.value) for event in reader.Scalars("train/loss")]
+    assert points == [(1, 0.5), (2, 0.125)]
+    assert [record.round for record in read_rounds(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(None, "finished"), (ValueError("no"), "failed"), (KeyboardInterrupt(), "killed")],
+)
+def test_a_board_learns_how_the_run_ended(error, outcome, tmp_path):
+    shelf = Shelf()
+
+    def train():
+        with open_log(tmp_path, (shelf,)):
+            if error is not None:
+                raise error
+
+    if error is None:
+        train()
+    else:
+        with pytest.raises(type(error)):
+            train()
+    assert shelf.outcome == outcome
+
+
+def test_what_a_board_has_not_received_is_noted_in_the_log(tmp_path):
+    with open_log(tmp_path, (Shelf(problem="nobody answers"), Shelf())) as log:
+        log.record("finished")
+    assert [event["event"] for event in events(tmp_path)] == ["finished", "unsent"]
+    assert events(tmp_path)[1]["problem"] == "nobody answers"
+
+
+def test_a_board_that_cannot_be_opened_leaves_nothing_open(tmp_path):
+    class Shut(Shelf):
+        def open(self, run):
+            raise OSError("shut")
+
+    before, after = Shelf(), Shelf()
+    with pytest.raises(OSError, match="shut"), open_log(tmp_path, (before, Shut(), after)):
+        pass
+    assert (before.outcome, after.outcome) == ("failed", None)
+
+
+def test_tensorboard_goes_on_in_the_same_folder(tmp_path):
+    for step in (1, 2):
+        board = TensorBoard()
+        board.open(tmp_path)
+        board.add({"x": float(step)}, step)
+        board.close("finished")
+    reader = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in reader.Scalars("x")] == [1, 2]
+
+
+def test_central_training_counts_as_one_client():
+    record = RoundRecord(1, 0.5, {}, 2.0, (client(EVERYBODY, 0.5),))
+    assert scalars_of(record) == {"train/loss": 0.5, "clients/loss_-1": 0.5}
