@@ -4,7 +4,7 @@ Heavy imports happen inside commands, so that `--help` and completion answer at 
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -29,7 +29,7 @@ from cache_schema.errors import InputError
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
-    from training.runlog import RoundRecord
+    from training.runlog import Board, RoundRecord
 
 EXIT_FAILED = 1
 EXIT_QUARANTINED = 3
@@ -354,7 +354,7 @@ class _TrainingBar:
     def started(self, *, num_rounds: int, num_steps: int) -> None:
         """Start counting steps over all rounds."""
         self._num_rounds = num_rounds
-        self._progress.reset(self._task, total=num_rounds * num_steps)
+        self._progress.reset(self._task, total=num_steps)
 
     def step(self, *, round_number: int, client: int, loss: float) -> None:
         """Count one step and show its loss."""
@@ -367,6 +367,8 @@ class _TrainingBar:
         dice = " ".join(f"{region} {value:.3f}" for region, value in record.dice.items())
         refused = sum(client.refused is not None for client in record.clients)
         note = f", {refused} updates refused" if refused else ""
+        note += f", {len(record.absent)} clients absent" if record.absent else ""
+        note += "".join(f", {name} {value:.3g}" for name, value in record.figures.items())
         self._progress.print(
             f"round {record.round}: loss {record.loss:.4f}, training Dice {dice}, "
             f"{record.seconds:.1f} s{note}"
@@ -412,13 +414,51 @@ Precision = Annotated[
 Compile = Annotated[
     Literal["auto", "on", "off"], typer.Option(help="torch.compile; auto does on a GPU.")
 ]
+Mlflow = Annotated[
+    str | None,
+    typer.Option(
+        help="Also show the run in MLflow: http://HOST:PORT, sqlite:///FILE.", metavar="URI"
+    ),
+]
+
+
+@contextmanager
+def _boards(mlflow: str | None) -> "Iterator[Sequence[Board]]":
+    """Reach MLflow if it is asked for, and say at the end what it was not told."""
+    if mlflow is None:
+        yield ()
+        return
+    from training.mlflow_board import MlflowBoard
+
+    board = MlflowBoard(mlflow)
+    try:
+        yield (board,)
+    finally:
+        if board.problem is not None:
+            errors.print(board.problem, markup=False)
+
+
+_PARAMETERS = {"strategy_options": "strategy_option"}
+"""Settings that have another name on the command line."""
 
 
 def _settings(context: typer.Context) -> dict[str, object]:
     """Pick the options of a command that are settings of a run."""
     from training.config import TrainConfig
 
-    return {n: value for n, value in context.params.items() if n in TrainConfig.model_fields}
+    settings = {n: value for n, value in context.params.items() if n in TrainConfig.model_fields}
+    if "strategy_option" in context.params:
+        settings["strategy_options"] = _named_values(context.params["strategy_option"] or ())
+    return settings
+
+
+def _named_values(options: "Sequence[str]") -> dict[str, str]:
+    """Take `NAME=VALUE` apart."""
+    pairs = [option.partition("=") for option in options]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise InputError(f"--strategy-option {name}{equals}{value}: write it as NAME=VALUE")
+    return {name: value for name, _, value in pairs}
 
 
 def _training_config(context: typer.Context, run: Path, **fixed: object) -> "TrainConfig":
@@ -431,7 +471,7 @@ def _training_config(context: typer.Context, run: Path, **fixed: object) -> "Tra
     named = {
         name: value
         for name, value in given.items()
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if context.get_parameter_source(_PARAMETERS.get(name, name)) is ParameterSource.COMMANDLINE
     }
     return make_config(**{**read_config(run).model_dump(), **named})
 
@@ -449,6 +489,24 @@ def train_fed(
     weights: Weights = "imagenet",
     target: Target = "labels",
     strategy: Annotated[str, typer.Option(help="How updates become the next model.")] = "fedavg",
+    strategy_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A hyper-parameter of the strategy; repeatable."),
+    ] = None,
+    fraction: Annotated[float, typer.Option(help="Share of the clients in each round.")] = 1.0,
+    dropout_rate: Annotated[
+        float, typer.Option(help="Simulate: probability that a client fails to report.")
+    ] = 0.0,
+    byzantine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND:COUNT",
+            help="Simulate: clients that lie; sign-flip, noise or nan, such as sign-flip:2.",
+        ),
+    ] = None,
+    exchange: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="Numbers between server and clients.")
+    ] = "fp32",
     rounds: Annotated[int, typer.Option(help="Communication rounds.")] = 30,
     local_epochs: Annotated[int, typer.Option(help="Passes over a client's slices a round.")] = 3,
     batch_size: BatchSize = 8,
@@ -464,13 +522,14 @@ def train_fed(
     device: Device = "auto",
     precision: Precision = "auto",
     compile: Compile = "auto",
+    mlflow: Mlflow = None,
 ) -> None:
     """Train one model over all clients of a cache, in this process."""
     from training.federated.engine import run_federation
 
     config = _training_config(context, run)
-    with _progress("steps") as progress:
-        run_federation(config, cache, run, _TrainingBar(progress), resume=resume)
+    with _boards(mlflow) as boards, _progress("steps") as progress:
+        run_federation(config, cache, run, _TrainingBar(progress), resume=resume, boards=boards)
     console.print(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
 
 
@@ -501,13 +560,14 @@ def train_central(
     device: Device = "auto",
     precision: Precision = "auto",
     compile: Compile = "auto",
+    mlflow: Mlflow = None,
 ) -> None:
     """Train one model on everybody's slices together, as if there were no clients."""
     from training.central import CENTRAL, run_central
 
     config = _training_config(context, run, strategy=CENTRAL, rounds=epochs, local_epochs=1)
-    with _progress("steps") as progress:
-        run_central(config, cache, run, _TrainingBar(progress), resume=resume)
+    with _boards(mlflow) as boards, _progress("steps") as progress:
+        run_central(config, cache, run, _TrainingBar(progress), resume=resume, boards=boards)
     console.print(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
 
 

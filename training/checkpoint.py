@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +18,7 @@ WEIGHTS_NAME: Final = "model.safetensors"
 """The network after the last finished round or epoch."""
 
 RESUME_NAME: Final = "resume.safetensors"
-"""The network in the middle of central training, with its optimiser and where it stands."""
-
-_MODEL, _OPTIMIZER = "model/", "optimizer/"
+"""All that going on needs, in one file: the network, what optimiser or strategy keep, and the position."""
 
 
 def save_weights(run: Path, state: Mapping[str, Tensor], *, round_number: int) -> None:
@@ -45,38 +44,31 @@ def load_weights(run: Path) -> tuple[dict[str, Tensor], int]:
 
 
 def save_resume(
-    run: Path,
-    model: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    position: Mapping[str, Any],
+    run: Path, groups: Mapping[str, Mapping[str, Tensor]], position: Mapping[str, Any]
 ) -> None:
-    """Replace the checkpoint from which central training goes on, all of it in one step.
+    """Replace the checkpoint from which a run goes on, all of it in one step.
 
     Args:
         run: Folder of the run.
-        model: The network's tensors.
-        optimizer: Whose moments are kept; rates follow from the position.
+        groups: Tensors by name, such as the network's and the optimiser's, by the name of the group.
         position: Anything that JSON can express.
 
     Raises:
         InputError: If the disk is full or cannot be written; the old checkpoint is still there.
     """
-    moments = {
-        f"{_OPTIMIZER}{index}/{name}": tensor
-        for index, moment in optimizer.state_dict()["state"].items()
-        for name, tensor in moment.items()
+    tensors = {
+        f"{group}/{name}": tensor
+        for group, state in groups.items()
+        for name, tensor in state.items()
     }
-    tensors = {f"{_MODEL}{name}": tensor for name, tensor in model.items()} | moments
     _replace(run / RESUME_NAME, tensors, {"position": json.dumps(position)})
 
 
-def load_resume(
-    run: Path, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Read the checkpoint of central training and fill an optimiser with its moments.
+def load_resume(run: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    """Read the checkpoint from which a run goes on.
 
     Returns:
-        The network's tensors and the position, or None if there is no checkpoint yet.
+        Groups of tensors and the position, or None if there is no checkpoint yet.
 
     Raises:
         InputError: If the file is damaged.
@@ -84,15 +76,48 @@ def load_resume(
     if not (run / RESUME_NAME).exists():
         return None
     tensors, metadata = _read(run / RESUME_NAME)
-    moments: dict[int, dict[str, Tensor]] = {}
+    groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
-        if name.startswith(_OPTIMIZER):
-            index, key = name.removeprefix(_OPTIMIZER).split("/")
-            moments.setdefault(int(index), {})[key] = tensor
+        group, own_name = name.split("/", maxsplit=1)
+        groups[group][own_name] = tensor
+    return groups, json.loads(metadata["position"])
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Take an optimiser's moments, by parameter; rates follow from the position."""
+    return {
+        f"{index}/{name}": tensor
+        for index, moment in optimizer.state_dict()["state"].items()
+        for name, tensor in moment.items()
+    }
+
+
+def fill_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimiser the moments that `moments_of` took."""
+    moments: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        index, key = name.split("/")
+        moments[int(index)][key] = tensor
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    model = {n.removeprefix(_MODEL): t for n, t in tensors.items() if n.startswith(_MODEL)}
-    return model, json.loads(metadata["position"])
+    optimizer.load_state_dict({"state": dict(moments), "param_groups": groups})
+
+
+def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Replace a file of tensors in one step.
+
+    Raises:
+        InputError: If the disk is full or cannot be written; the old file is still there.
+    """
+    _replace(path, state, {"format": "pt"})
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a file of tensors.
+
+    Raises:
+        InputError: If it is not there or damaged.
+    """
+    return _read(path)[0]
 
 
 def _replace(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

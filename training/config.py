@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cache_schema.errors import InputError
 
@@ -25,6 +25,12 @@ class TrainConfig(BaseModel):
         target: What the three output planes are: labels NEC, ED, ET or regions ET, TC, WT.
         strategy: A key of `training.federated.strategies.registry.STRATEGIES`, or `central`: one
             training set of all clients' slices.
+        strategy_options: Hyper-parameters of the strategy, as typed.
+        fraction: Share of the clients that is asked to train in a round.
+        dropout_rate: Probability that a client that was asked fails to report.
+        byzantine: Kind and number of clients that lie, such as `sign-flip:2`; kinds are those of
+            `training.federated.hostile`.
+        exchange: Type of numbers that travel between server and clients.
         rounds: Communication rounds, counted from 1; with `central` epochs.
         local_epochs: Passes over a client's slices in each round.
         batch_size: Slices.
@@ -55,6 +61,11 @@ class TrainConfig(BaseModel):
     weights: str = "imagenet"
     target: Literal["labels", "regions"] = "labels"
     strategy: str = "fedavg"
+    strategy_options: dict[str, str] = {}
+    fraction: Annotated[float, Gt(0), Le(1)] = 1.0
+    dropout_rate: Annotated[float, Ge(0), Lt(1)] = 0.0
+    byzantine: Annotated[str, Field(pattern=r"^(sign-flip|noise|nan):[1-9]\d*$")] | None = None
+    exchange: Literal["fp32", "bf16"] = "fp32"
     rounds: Annotated[int, Ge(1)] = 30
     local_epochs: Annotated[int, Ge(1)] = 3
     batch_size: Annotated[int, Ge(1)] = 8

@@ -115,6 +115,7 @@ def fit(
     *,
     stint: Stint,
     on_step: Callable[[float], None],
+    adjust: Callable[[nn.Module], None] | None = None,
 ) -> FitResult:
     """Train a network in place, one batch a step.
 
@@ -125,6 +126,7 @@ def fit(
         config: Of the run.
         stint: Which steps of the run these are.
         on_step: Told the loss of every step.
+        adjust: Changes the gradients of every step, as a strategy of federated training may.
 
     Returns:
         What it gave. Training stops before a step whose loss or gradient is not finite, on a GPU some
@@ -159,6 +161,8 @@ def fit(
             loss = deep_supervision_loss(logits, encode_target(label, config.target))
         optimizer.zero_grad()
         loss.backward()
+        if adjust is not None:
+            adjust(model)
         losses.add(loss.detach(), _gradient_norm(model))
         if losses.fault is not None:
             deque(zip(range(step + 1, stint.stop), batches, strict=False), maxlen=0)

@@ -1,13 +1,13 @@
 """Updates of clients to one model: the arithmetic that strategies share."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 State = Mapping[str, Tensor]
-"""A network's parameters and buffers by name, on the CPU."""
+"""Tensors by name, on the CPU: a network's parameters and buffers, or what goes with them."""
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,36 @@ class Update:
     Attributes:
         client: Who sends it.
         num_examples: Slices that it trained on in an epoch; its weight in FedAvg.
+        num_steps: Optimiser steps that it took.
+        loss: Mean over these steps.
         state: Its network.
+        extras: Whatever else its strategy wants from it.
     """
 
     client: int
     num_examples: int
+    num_steps: int
+    loss: float
     state: State
+    extras: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the server knows between two rounds; it is saved after each.
+
+    Attributes:
+        model: The global network.
+        trainable: Names of its parameters. The rest are buffers, such as BatchNorm's statistics, which
+            are averaged and never go through an optimiser: a variance below zero would follow.
+        memory: What the strategy keeps.
+        round: The last one that is done.
+    """
+
+    model: State
+    trainable: frozenset[str]
+    memory: State = field(default_factory=dict)
+    round: int = 0
 
 
 def find_fault(update: Update, reference: State) -> str | None:
@@ -40,6 +64,7 @@ def find_fault(update: Update, reference: State) -> str | None:
     for name, tensor in update.state.items():
         if tensor.shape != reference[name].shape or tensor.dtype != reference[name].dtype:
             return f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not as in the model"
+    for name, tensor in (*update.state.items(), *update.extras.items()):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             return f"{name} has values that are not finite"
     return None

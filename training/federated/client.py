@@ -1,5 +1,6 @@
 """One client's part in a round: from the global model to an update."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from torch.utils.data import DataLoader
 from training.config import TrainConfig
 from training.data import Pass, Passes, Slice, SliceDataset, make_loader, read_batches
 from training.federated.aggregate import State, Update
+from training.federated.client_memory import ClientMemory
+from training.federated.exchange import download, upload
+from training.federated.strategy import Strategy
 from training.fit import FitResult, Stint, fit, make_optimizer
 from training.runlog import Observer
 from training.seeds import derive_seed
@@ -18,11 +22,21 @@ from training.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Trained:
-    """An update, and how it came about."""
+    """An update, and how it came about.
+
+    Attributes:
+        update: What the server gets.
+        result: What training gave.
+        seconds: Of training.
+        bytes_received: By the client.
+        bytes_sent: By the client.
+    """
 
     update: Update
     result: FitResult
     seconds: float
+    bytes_received: int
+    bytes_sent: int
 
 
 class LocalClients:
@@ -30,19 +44,32 @@ class LocalClients:
 
     They share one network, one loader and its reading processes, so that nothing is opened or
     built anew from client to client and from round to round. What a client computes depends on its
-    data, the model it is given, the round and the seed alone, not on who trained before it.
+    data, the model it is given, its own memory, the round and the seed alone, not on who trained
+    before it.
     """
 
-    def __init__(self, dataset: SliceDataset, model: nn.Module, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        dataset: SliceDataset,
+        model: nn.Module,
+        config: TrainConfig,
+        *,
+        strategy: Strategy,
+        memory: ClientMemory,
+    ) -> None:
         """Take hold of data and network.
 
         Args:
             dataset: Training slices of all clients.
             model: On the device where it trains; its weights are replaced by each client's.
             config: Of the run.
+            strategy: Whose clients these are.
+            memory: What they keep from round to round.
         """
         self._dataset = dataset
         self._model = model
+        self._strategy = strategy
+        self._memory = memory
         self._config = config
         self._passes = Passes(dataset, config.batch_size, tumour_share=config.tumour_share)
         self._loader: DataLoader[Slice] = make_loader(
@@ -51,27 +78,19 @@ class LocalClients:
             num_workers=config.loader_workers,
             pin_memory=next(model.parameters()).is_cuda,
         )
+        self._batches: Iterator[Slice] = iter(())
 
     def count_steps(self, clients: Sequence[int]) -> int:
         """Count the optimiser steps of a round."""
         per_epoch = sum(self._passes.num_batches((client,)) for client in clients)
         return self._config.local_epochs * per_epoch
 
-    def train(
-        self, clients: Sequence[int], state: State, round_number: int, observer: Observer
-    ) -> Iterator[Trained]:
-        """Train clients one after another for the local epochs of one round.
-
-        Batches of the next client are read while one trains.
+    def plan(self, clients: Sequence[int], round_number: int) -> None:
+        """Decide who trains in a round, in which order; reading begins with the first of them.
 
         Args:
             clients: Who train, in this order.
-            state: The global model, left as it is.
             round_number: From 1.
-            observer: Told about every step.
-
-        Raises:
-            InputError: If a shard is damaged.
         """
         self._passes.plan(
             [
@@ -80,36 +99,68 @@ class LocalClients:
                 for epoch in range(self._config.local_epochs)
             ]
         )
-        batches = read_batches(self._loader)
-        for client in clients:
-            yield self._train(client, state, round_number, batches, observer)
+        self._batches = read_batches(self._loader)
 
-    def _train(
-        self,
-        client: int,
-        state: State,
-        round_number: int,
-        batches: Iterator[Slice],
-        observer: Observer,
+    def train(
+        self, client: int, model: State, extras: State, round_number: int, observer: Observer
     ) -> Trained:
+        """Train the next client of the plan for the local epochs of a round.
+
+        Batches of the client after it are read meanwhile.
+
+        Args:
+            client: Who trains.
+            model: Where it starts, as the server has it; left as it is.
+            extras: What the strategy sends along.
+            round_number: From 1.
+            observer: Told about every step.
+
+        Raises:
+            InputError: If a shard is damaged, or the client's own memory cannot be kept.
+        """
         start = time.perf_counter()
-        self._model.load_state_dict(state)
+        exchange = self._config.exchange
+        (received, model_bytes), (extras, extra_bytes) = (
+            download(state, exchange) for state in (model, extras)
+        )
+        self._model.load_state_dict(received)
+        kept = self._memory.load(client, round_number)
+        rule = self._strategy.begin(self._model, extras, kept)
         with torch.random.fork_rng():
             result = fit(
                 self._model,
                 make_optimizer(self._model, self._config),
-                batches,
+                self._batches,
                 self._config,
                 stint=self._stint(client, round_number),
                 on_step=lambda loss: observer.step(
                     round_number=round_number, client=client, loss=loss
                 ),
+                adjust=rule.adjust,
             )
         trained = {
             name: value.detach().cpu().clone() for name, value in self._model.state_dict().items()
         }
-        update = Update(client, self._dataset.count_slices((client,)), trained)
-        return Trained(update, result, time.perf_counter() - start)
+        extras, to_keep = rule.finish(self._model)
+        if result.fault is None:
+            self._memory.save(client, round_number, to_keep)
+        state, sent_bytes = upload(trained, received, exchange)
+        extras, sent_extra_bytes = download(extras, exchange)
+        update = Update(
+            client=client,
+            num_examples=self._dataset.count_slices((client,)),
+            num_steps=result.num_steps,
+            loss=result.loss if result.loss is not None else math.nan,
+            state=state,
+            extras=extras,
+        )
+        return Trained(
+            update,
+            result,
+            time.perf_counter() - start,
+            bytes_received=model_bytes + extra_bytes,
+            bytes_sent=sent_bytes + sent_extra_bytes,
+        )
 
     def _stint(self, client: int, round_number: int) -> Stint:
         steps_per_epoch = self._passes.num_batches((client,))

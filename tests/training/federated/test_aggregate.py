@@ -86,13 +86,19 @@ def test_nonsense_is_refused(updates, message):
 @pytest.mark.parametrize(
     ("update", "fault"),
     [
-        (Update(0, 3, state([1.0, 2.0])), None),
-        (Update(0, 0, state([1.0, 2.0])), "0 examples"),
-        (Update(0, 3, state([1.0, float("nan")])), "w has values that are not finite"),
-        (Update(0, 3, state([float("inf"), 1.0])), "w has values that are not finite"),
-        (Update(0, 3, state([1.0])), "w is (1,)"),
-        (Update(0, 3, {"w": torch.tensor([1, 2]), "steps": torch.tensor(0)}), "torch.int64"),
-        (Update(0, 3, {"w": torch.tensor([1.0, 2.0])}), "other tensors than the model: steps"),
+        (Update(0, 3, 1, 0.5, state([1.0, 2.0])), None),
+        (Update(0, 0, 1, 0.5, state([1.0, 2.0])), "0 examples"),
+        (Update(0, 3, 1, 0.5, state([1.0, float("nan")])), "w has values that are not finite"),
+        (Update(0, 3, 1, 0.5, state([float("inf"), 1.0])), "w has values that are not finite"),
+        (Update(0, 3, 1, 0.5, state([1.0])), "w is (1,)"),
+        (
+            Update(0, 3, 1, 0.5, {"w": torch.tensor([1, 2]), "steps": torch.tensor(0)}),
+            "torch.int64",
+        ),
+        (
+            Update(0, 3, 1, 0.5, {"w": torch.tensor([1.0, 2.0])}),
+            "other tensors than the model: steps",
+        ),
     ],
 )
 def test_a_fault_of_an_update_is_named(update, fault):
