@@ -18,6 +18,7 @@ from typing import Final
 from bench.cases import Workbench
 from bench.document import RESULTS, write_table
 from bench.environment import describe_machine
+from bench.federated import measure_federated
 from bench.memory import measure_memory
 from bench.peers import measure_peers
 from bench.prep import measure_prep
@@ -36,6 +37,7 @@ PARTS: Final[dict[str, Callable[[Workbench], dict[str, object]]]] = {
     "reuse": measure_reuse,
     "reading": measure_reading,
     "train": measure_train,
+    "federated": measure_federated,
 }
 
 

@@ -79,6 +79,21 @@ ROWS: Final = (
         "Same, percent of the chip's dense bfloat16 rate",
         "train-gpu.full_batch.percent_of_peak_bfloat16",
     ),
+    Row(
+        "Aggregating 20 clients, times a NumPy pass of float64 sums",
+        "federated.ratio_to_numpy_float64",
+        None,
+        1.5,
+    ),
+    Row(
+        "Server's peak memory, 80 clients over 5, `fedavg`",
+        "federated.memory.fedavg.ratio_80_to_5",
+        0.9,
+        1.1,
+    ),
+    Row("Same, `fedadam`", "federated.memory.fedadam.ratio_80_to_5", 0.9, 1.1),
+    Row("Same, `median`", "federated.memory.median.ratio_80_to_5", 0.9, 1.1),
+    Row("Same, `krum`", "federated.memory.krum.ratio_80_to_5", 0.9, 1.1),
 )
 
 

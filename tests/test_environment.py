@@ -100,7 +100,7 @@ def test_constraints_are_names_and_versions_only():
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("extra", ["", "bench", "dev", "flower", "mlflow", "monai"])
+@pytest.mark.parametrize("extra", ["", "bench", "dev", "dp", "flower", "mlflow", "monai"])
 def test_constraints_satisfy_pyproject(extra):
     project = pyproject()["project"]
     lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
@@ -113,6 +113,7 @@ def test_every_extra_is_checked_against_the_constraints():
     assert set(pyproject()["project"]["optional-dependencies"]) == {
         "bench",
         "dev",
+        "dp",
         "flower",
         "mlflow",
         "monai",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from training.federated.aggregate import State, weighted_mean
+from training.federated.aggregate import State, add_scaled, weighted_mean
 
 Weights = Mapping[str, float]
 """Numbers, none of them negative, by the name of a term."""
@@ -63,7 +63,6 @@ def _add(sums: dict[str, Tensor], weight: float, state: State) -> None:
     for name, tensor in state.items():
         if not tensor.is_floating_point():
             continue
-        if name in sums:
-            sums[name].add_(tensor, alpha=weight)
-        else:
-            sums[name] = tensor.to(torch.float64) * weight
+        if name not in sums:
+            sums[name] = torch.zeros(tensor.shape, dtype=torch.float64)
+        add_scaled(sums[name], tensor, weight)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from training.config import TrainConfig
 from training.data import Pass, Passes, Slice, SliceDataset, make_loader, read_batches
-from training.federated.aggregate import State, Update
+from training.federated.aggregate import State, Update, copy_state
 from training.federated.client_memory import ClientMemory
 from training.federated.exchange import download, upload
 from training.federated.strategy import Strategy
@@ -138,9 +138,7 @@ class LocalClients:
                 ),
                 adjust=rule.adjust,
             )
-        trained = {
-            name: value.detach().cpu().clone() for name, value in self._model.state_dict().items()
-        }
+        trained = copy_state(self._model)
         extras, to_keep = rule.finish(self._model)
         if result.fault is None:
             self._memory.save(client, round_number, to_keep)

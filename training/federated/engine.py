@@ -13,7 +13,7 @@ from cache_schema.errors import InputError
 from cache_schema.vocabulary import REGIONS
 from training.checkpoint import load_resume, save_resume, save_weights
 from training.config import TrainConfig
-from training.federated.aggregate import Server, Update, find_fault
+from training.federated.aggregate import Server, Update, copy_state, find_fault
 from training.federated.client import LocalClients, Trained
 from training.federated.client_memory import ClientMemory
 from training.federated.hostile import Liars, Turnout, choose_liars, draw_turnout
@@ -91,7 +91,7 @@ def run_federation(
 
 def _new_server(model: nn.Module) -> Server:
     return Server(
-        model={name: tensor.clone() for name, tensor in model.state_dict().items()},
+        model=copy_state(model),
         trainable=frozenset(name for name, _ in model.named_parameters()),
     )
 

@@ -90,9 +90,23 @@ class Spool:
         Args:
             rule: From values of all clients to one value each, of the same type.
         """
-        return self._split(
-            {part: torch.cat([rule(block) for block in self._blocks(part)]) for part in self._parts}
-        )
+        return self._split({part: self._combine(part, rule) for part in self._parts})
+
+    def _combine(
+        self,
+        part: str,
+        rule: Callable[[Shaped[Tensor, "client value"]], Shaped[Tensor, " value"]],
+    ) -> Shaped[Tensor, " value"]:
+        # Written into one vector: results that stay between two blocks keep the allocator from
+        # giving the next block the place of the last, and memory grows with every block.
+        tensors = [self._model[name] for name in self._parts[part]]
+        vector = torch.empty(sum(tensor.numel() for tensor in tensors), dtype=tensors[0].dtype)
+        start = 0
+        for block in self._blocks(part):
+            stop = start + block.shape[1]
+            vector[start:stop] = rule(block)
+            start = stop
+        return vector
 
     def _blocks(self, part: str) -> Iterator[Shaped[Tensor, "client value"]]:
         tensors = [self._model[name] for name in self._parts[part]]

@@ -1,9 +1,8 @@
 """FedCostWAvg: clients whose loss falls more count more."""
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, final
+from typing import Annotated, Final, final
 
 import torch
 from annotated_types import Ge, Le
@@ -11,6 +10,9 @@ from annotated_types import Ge, Le
 from training.federated.aggregate import Server, State, Update
 from training.federated.blend import Weights, blend
 from training.federated.strategy import Strategy
+
+LARGEST_RATIO: Final = 1e6
+"""Beyond it sums could overflow; it takes a loss of almost 0 to get there."""
 
 
 @final
@@ -25,7 +27,8 @@ class FedCostWAvg(Strategy):
     not say what a client without an earlier loss counts, so this is ours: its weight is that of
     FedAvg, $n_j / n$, and the formula shares out what is left among the others. So the first round is
     FedAvg. A client that was absent is compared with the last round that it took part in. A loss that
-    is not positive has no ratio; who sends one counts as new.
+    is not positive has no ratio; who sends one counts as new. No loss counts as having fallen more than
+    a million times.
 
     The server keeps the last loss of every client, as `loss/<client>`.
 
@@ -60,5 +63,4 @@ class FedCostWAvg(Strategy):
 def _ratio(previous: float, present: float) -> float | None:
     if not (previous > 0 and present > 0):
         return None
-    ratio = previous / present
-    return ratio if 0 < ratio < math.inf else None
+    return min(previous / present, LARGEST_RATIO)

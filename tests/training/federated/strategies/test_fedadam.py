@@ -36,12 +36,12 @@ def test_two_rounds_by_hand():
 
 
 def network():
-    """Make a network whose BatchNorm knows its inputs already, as a pretrained one does."""
+    """Make a network whose BatchNorm has seen images before, brighter than those of any client."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         norm = nn.BatchNorm2d(4, momentum=1.0)
         model = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(64, 1))
-        model(0.1 * torch.randn(64, 1, 6, 6))
+        model(0.5 * torch.randn(64, 1, 6, 6))
         norm.momentum = 0.1
         return model
 
@@ -84,7 +84,7 @@ def test_a_network_with_batchnorm_stays_finite_for_50_rounds():
 
 
 def test_a_server_optimiser_that_takes_buffers_too_ends_in_nan():
-    # What the test before would miss if nothing could go wrong there.
+    # Shows that the test before can fail: momentum carries the falling variance through zero.
     floats = {n for n, t in network().state_dict().items() if t.is_floating_point()}
     smallest, is_finite = carry_out_50_rounds(floats)
     assert smallest < 0.0

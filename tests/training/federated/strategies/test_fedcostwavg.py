@@ -61,7 +61,7 @@ def test_a_client_that_comes_later_has_the_weight_of_fedavg():
     assert server.model["w"].tolist() == [5.0]
 
 
-@pytest.mark.parametrize("loss", [0.0, -1.0, 5e-324])
+@pytest.mark.parametrize("loss", [0.0, -1.0])
 def test_a_loss_without_a_ratio_counts_as_new(loss):
     strategy = FedCostWAvg(alpha=0.0)
     server = strategy.aggregate(new_server(), [update(0, 1, 6.0, 0.0), update(1, 1, 2.0, 0.0)])
