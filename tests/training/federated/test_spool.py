@@ -10,7 +10,6 @@ from cache_schema.errors import InputError
 from training.federated.aggregate import Server, Update
 from training.federated.spool import BLOCK_BYTES, Spool, spool_updates
 
-
 ROOT = Path(__file__).parents[3]
 
 
