@@ -24,7 +24,8 @@ class Update:
         num_steps: Optimiser steps that it took.
         loss: Mean over these steps.
         state: Its network.
-        extras: Whatever else its strategy wants from it.
+        extras: Whatever else its strategy wants from it, by names of the network's tensors and in their
+            shapes.
     """
 
     client: int
@@ -76,6 +77,9 @@ def find_fault(update: Update, reference: State) -> str | None:
     for name, tensor in update.state.items():
         if tensor.shape != reference[name].shape or tensor.dtype != reference[name].dtype:
             return f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not as in the model"
+    for name, tensor in update.extras.items():
+        if name not in reference or tensor.shape != reference[name].shape:
+            return f"{name} goes along, but the model has no such tensor"
     for name, tensor in (*update.state.items(), *update.extras.items()):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             return f"{name} has values that are not finite"

@@ -27,6 +27,7 @@ class Trained:
     Attributes:
         update: What the server gets.
         result: What training gave.
+        to_keep: What the client has to know in its next round, if its update is accepted.
         seconds: Of training.
         bytes_received: By the client.
         bytes_sent: By the client.
@@ -34,6 +35,7 @@ class Trained:
 
     update: Update
     result: FitResult
+    to_keep: State
     seconds: float
     bytes_received: int
     bytes_sent: int
@@ -116,7 +118,7 @@ class LocalClients:
             observer: Told about every step.
 
         Raises:
-            InputError: If a shard is damaged, or the client's own memory cannot be kept.
+            InputError: If a shard or the client's own memory is damaged.
         """
         start = time.perf_counter()
         exchange = self._config.exchange
@@ -140,8 +142,6 @@ class LocalClients:
             )
         trained = copy_state(self._model)
         extras, to_keep = rule.finish(self._model)
-        if result.fault is None:
-            self._memory.save(client, round_number, to_keep)
         state, sent_bytes = upload(trained, received, exchange)
         extras, sent_extra_bytes = download(extras, exchange)
         update = Update(
@@ -155,6 +155,7 @@ class LocalClients:
         return Trained(
             update,
             result,
+            to_keep,
             time.perf_counter() - start,
             bytes_received=model_bytes + extra_bytes,
             bytes_sent=sent_bytes + sent_extra_bytes,

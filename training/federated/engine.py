@@ -80,7 +80,7 @@ def run_federation(
             round=server.round + 1,
         )
         for number, turnout in zip(numbers, turnouts, strict=True):
-            one_round = _Round(number, turnout, server, clients, strategy, liars, observer)
+            one_round = _Round(number, turnout, server, clients, memory, strategy, liars, observer)
             server, record = one_round.carry_out()
             log.round_done(record)
             _save_server(run, server)
@@ -125,6 +125,7 @@ class _Round:
     turnout: Turnout
     server: Server
     clients: LocalClients
+    memory: ClientMemory
     strategy: Strategy
     liars: Liars
     observer: Observer
@@ -148,6 +149,7 @@ class _Round:
             fault = trained.result.fault or find_fault(update, model)
             self._records.append(_client_record(trained, fault))
             if fault is None:
+                self.memory.save(trained.update.client, self.number, trained.to_keep)
                 model = update.state if self.strategy.is_sequential else model
                 yield update
         if all(record.refused for record in self._records):

@@ -99,6 +99,17 @@ def test_liars_of_no_number_are_refused_and_named(cache, config, tmp_path, obser
         assert all("not finite" in c.refused for c in record.clients if c.refused)
 
 
+def test_a_client_whose_update_is_refused_keeps_nothing_of_the_round(
+    cache, config, tmp_path, observer
+):
+    settings = {"strategy": "scaffold", "byzantine": "nan:2"}
+    run_federation(config.model_copy(update=settings), cache, tmp_path / "run", observer)
+    refused = {c.client for c in read_rounds(tmp_path / "run")[0].clients if c.refused}
+    memory = ClientMemory(tmp_path / "run" / MEMORY_FOLDER)
+    assert {client for client in range(5) if not memory.load(client, 4)} == refused
+    assert len(refused) == 2
+
+
 def test_absent_clients_are_on_record_and_do_not_train(cache, config, tmp_path, observer):
     config = config.model_copy(update={"dropout_rate": 0.5})
     run_federation(config, cache, tmp_path / "run", observer)

@@ -19,19 +19,20 @@ def update(client, num_examples, weight, variance, steps):
 
 def test_two_rounds_by_hand():
     server = Server(update(0, 1, 10.0, 1.0, 0).state, frozenset({"w"}))
-    strategy = FedAdam(eta=1.2, tau=1.0, beta1=0.5, beta2=0.5)
+    strategy = FedAdam(eta=4.2, tau=4.0, beta1=0.75, beta2=0.75)
 
     first = strategy.aggregate(
-        server, iter([update(0, 1, 11.0, 1.0, 9), update(1, 3, 19.0, 5.0, 7)])
+        server, iter([update(0, 1, 9.0, 1.0, 9), update(1, 3, 25.0, 5.0, 7)])
     )
-    # change (1*1 + 3*9)/4 = 7; m = 0.5*7 = 3.5; v = 0.5*1 + 0.5*49 = 25, from v = tau^2 = 1
-    assert first.model["w"].item() == pytest.approx(10.7)  # 10 + 1.2*3.5/(5 + 1)
+    # change (1*-1 + 3*15)/4 = 11; m = 0.25*11 = 2.75; from v = tau^2 = 16
+    # v = 0.75*16 + 0.25*121 = 42.25 = 6.5^2
+    assert first.model["w"].item() == pytest.approx(11.1)  # 10 + 4.2*2.75/(6.5 + 4)
     assert first.model["var"].item() == 4.0  # (1*1 + 3*5)/4, not through Adam
     assert first.model["steps"].item() == 9
 
-    second = strategy.aggregate(first, iter([update(0, 1, 5.7, 2.0, 11)]))
-    # change -5; m = 0.5*3.5 - 0.5*5 = -0.75; v = 0.5*25 + 0.5*25 = 25
-    assert second.model["w"].item() == pytest.approx(10.55)  # 10.7 - 1.2*0.75/(5 + 1)
+    second = strategy.aggregate(first, iter([update(0, 1, 6.1, 2.0, 11)]))
+    # change -5; m = 0.75*2.75 - 0.25*5 = 0.8125; v = 0.75*42.25 + 0.25*25 = 37.9375
+    assert second.model["w"].item() == pytest.approx(11.1 + 4.2 * 0.8125 / (37.9375**0.5 + 4.0))
     assert second.model["var"].item() == 2.0
 
 

@@ -18,19 +18,19 @@ def update(client, num_examples, weight, variance, steps):
 
 def test_two_rounds_by_hand():
     server = Server(update(0, 1, 10.0, 1.0, 0).state, frozenset({"w"}))
-    strategy = FedYogi(eta=2.0, tau=2.0, beta1=0.5, beta2=0.5)
+    strategy = FedYogi(eta=6.0, tau=2.0, beta1=0.75, beta2=0.75)
 
     first = strategy.aggregate(
-        server, iter([update(0, 1, 12.0, 1.0, 9), update(1, 3, 20.0, 5.0, 7)])
+        server, iter([update(0, 1, 7.0, 1.0, 9), update(1, 3, 15.0, 5.0, 7)])
     )
-    # change (1*2 + 3*10)/4 = 8; m = 4; v = 4 + 0.5*64 = 36, from v = tau^2 = 4 < 64
-    assert first.model["w"].item() == 11.0  # 10 + 2*4/(6 + 2)
+    # change (1*-3 + 3*5)/4 = 3; m = 0.25*3 = 0.75; v = 4 + 0.25*9 = 6.25, from v = tau^2 = 4 < 9
+    assert first.model["w"].item() == 11.0  # 10 + 6*0.75/(2.5 + 2)
     assert first.model["var"].item() == 4.0  # (1*1 + 3*5)/4, not through Yogi
     assert first.model["steps"].item() == 9
 
-    second = strategy.aggregate(first, iter([update(0, 1, 9.0, 2.0, 11)]))
-    # change -2; m = 0.5*4 - 0.5*2 = 1; v = 36 - 0.5*4 = 34, as 36 > 4; Adam would have 20
-    assert second.model["w"].item() == pytest.approx(11.0 + 2.0 / (34.0**0.5 + 2.0))
+    second = strategy.aggregate(first, iter([update(0, 1, 10.0, 2.0, 11)]))
+    # change -1; m = 0.75*0.75 - 0.25*1 = 0.3125; v = 6.25 - 0.25*1 = 6, as 6.25 > 1; Adam has 4.9375
+    assert second.model["w"].item() == pytest.approx(11.0 + 6.0 * 0.3125 / (6.0**0.5 + 2.0))
     assert second.model["var"].item() == 2.0
 
 
