@@ -1,5 +1,6 @@
 """Updates of clients to one model: the arithmetic that strategies share."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -71,9 +72,15 @@ def find_fault(update: Update, reference: State) -> str | None:
     """
     if update.num_examples < 1:
         return f"{update.num_examples} examples"
+    if not math.isfinite(update.loss):
+        return f"loss is {update.loss}"
     if update.state.keys() != reference.keys():
         odd = sorted(update.state.keys() ^ reference.keys())
         return f"other tensors than the model: {', '.join(odd[:3])}"
+    return _find_odd_tensor(update, reference)
+
+
+def _find_odd_tensor(update: Update, reference: State) -> str | None:
     for name, tensor in update.state.items():
         if tensor.shape != reference[name].shape or tensor.dtype != reference[name].dtype:
             return f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not as in the model"

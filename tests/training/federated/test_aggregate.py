@@ -88,6 +88,7 @@ def test_nonsense_is_refused(updates, message):
     [
         (Update(0, 3, 1, 0.5, state([1.0, 2.0])), None),
         (Update(0, 0, 1, 0.5, state([1.0, 2.0])), "0 examples"),
+        (Update(0, 3, 1, float("nan"), state([1.0, 2.0])), "loss is nan"),
         (Update(0, 3, 1, 0.5, state([1.0, float("nan")])), "w has values that are not finite"),
         (Update(0, 3, 1, 0.5, state([float("inf"), 1.0])), "w has values that are not finite"),
         (Update(0, 3, 1, 0.5, state([1.0])), "w is (1,)"),

@@ -12,7 +12,7 @@ from training.federated.blend import Weights, blend
 from training.federated.strategy import Strategy
 
 LARGEST_RATIO: Final = 1e6
-"""Beyond it sums could overflow; it takes a loss of almost 0 to get there."""
+"""Beyond it, or below its inverse, sums could overflow or vanish; it takes a loss of almost 0."""
 
 
 @final
@@ -27,8 +27,8 @@ class FedCostWAvg(Strategy):
     not say what a client without an earlier loss counts, so this is ours: its weight is that of
     FedAvg, $n_j / n$, and the formula shares out what is left among the others. So the first round is
     FedAvg. A client that was absent is compared with the last round that it took part in. A loss that
-    is not positive has no ratio; who sends one counts as new. No loss counts as having fallen more than
-    a million times.
+    is not positive has no ratio; who sends one counts as new. No loss counts as having fallen or
+    risen more than a million times.
 
     The server keeps the last loss of every client, as `loss/<client>`.
 
@@ -63,4 +63,4 @@ class FedCostWAvg(Strategy):
 def _ratio(previous: float, present: float) -> float | None:
     if not (previous > 0 and present > 0):
         return None
-    return min(previous / present, LARGEST_RATIO)
+    return min(max(previous / present, 1 / LARGEST_RATIO), LARGEST_RATIO)

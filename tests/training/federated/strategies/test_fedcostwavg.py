@@ -70,6 +70,14 @@ def test_a_loss_without_a_ratio_counts_as_new(loss):
     assert server.model["w"].tolist() == [2.0]  # 1/4 of 8
 
 
+@pytest.mark.parametrize(("before", "after"), [(5e-324, 1e3), (1e3, 5e-324)])
+def test_a_ratio_that_no_float_can_hold_is_bounded(before, after):
+    strategy = FedCostWAvg(alpha=0.0)
+    server = strategy.aggregate(new_server(), [update(0, 1, before, 0.0)])
+    server = strategy.aggregate(replace(server, round=1), [update(0, 1, after, 8.0)])
+    assert server.model["w"].tolist() == [8.0]
+
+
 def test_the_memory_is_one_scalar_for_each_client():
     server = FedCostWAvg().aggregate(new_server(), [update(7, 1, 6.0, 0.0), update(3, 1, 2.0, 0.0)])
     assert {key: value.item() for key, value in server.memory.items()} == {

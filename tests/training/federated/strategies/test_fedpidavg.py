@@ -74,12 +74,12 @@ def test_the_sum_goes_over_the_last_six_losses():
 
 def test_a_client_that_comes_back_goes_on_from_its_own_losses():
     strategy = FedPIDAvg(alpha=1e-9, beta=1.0, gamma=0.0)
-    third = [update(0, 1, 3.0, 12.0), update(1, 3, 1.0, 0.0)]
-    server = run(strategy, FIRST, [update(1, 3, 2.0, 0.0)], third)
-    # Drops 5-3 = 2 over its absence, and 2-1 = 1
+    third = [update(0, 1, 3.0, 12.0), update(1, 3, 3.0, 0.0)]
+    server = run(strategy, FIRST, [update(1, 3, 4.0, 0.0)], third)
+    # Drops 5-3 = 2 over its absence, and 4-3 = 1
     assert server.model["w"].item() == pytest.approx(8.0, rel=1e-6)
     assert server.memory["losses/0"].tolist() == [5.0, 3.0]
-    assert server.memory["losses/1"].tolist() == [2.0, 2.0, 1.0]
+    assert server.memory["losses/1"].tolist() == [2.0, 4.0, 3.0]
 
 
 def test_a_client_that_comes_later_has_the_weight_of_fedavg():

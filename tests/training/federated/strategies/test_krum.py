@@ -50,6 +50,13 @@ def test_multi_krum_takes_the_plain_mean_of_several():
     assert model["n"].item() == 9
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0**70])  # whose square is no float32
+def test_distances_are_squared(scale):
+    # Two nearest: 37, 26, 41, 9 + 16 = 25, 58; not squared 7, 6, 9, 7, 10, and 1 would win.
+    updates = [update(k, [scale * place]) for k, place in enumerate((0, 1, 6, 10, 13))]
+    assert aggregate(Krum(), updates)["w"].item() == scale * 10
+
+
 def test_distances_of_networks_that_are_close_are_not_lost_beside_their_size():
     # |a|² + |b|² - 2ab of such networks is a multiple of 128 in float64: all distances would be 0.
     far = 2.0**30
