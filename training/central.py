@@ -59,6 +59,8 @@ def run_central(
         model.load_state_dict(groups["model"])
         fill_moments(optimizer, groups["optimizer"])
         first_epoch, done = position["epoch"], _result(position["done"])
+        if not done.num_steps:
+            save_weights(run, groups["model"], round_number=first_epoch - 1)
     passes = Passes(session.dataset, config.batch_size, tumour_share=config.tumour_share)
     everybody = tuple(session.members)
     epochs = range(first_epoch, config.rounds + 1)

@@ -115,7 +115,8 @@ def test_a_row_without_scores_is_only_scored_and_one_without_weights_trained(
     first = ablate(config, small_cache, tmp_path, Watcher())
     (tmp_path / "2d-last/evaluation.json").write_text('{"means": {"all"')
     (tmp_path / "2d+3d-all/evaluation.json").unlink()
-    (tmp_path / "2d+3d-all/model.safetensors").unlink()
+    for name in ("model", "resume"):
+        (tmp_path / f"2d+3d-all/{name}.safetensors").unlink()
     watcher = Watcher()
     assert ablate(config, small_cache, tmp_path, watcher) == first
     assert watcher.rows == {"2d-last": False, "2d+3d-all": False}

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import h5py
 import pytest
@@ -194,3 +196,13 @@ def test_without_resume_a_run_is_not_touched(small_cache, config, undisturbed):
 def test_there_is_nothing_to_resume_in_an_empty_folder(small_cache, config, tmp_path):
     with pytest.raises(InputError, match="is not a run"):
         run_central(config, small_cache, tmp_path, Counting(), resume=True)
+
+
+def test_lost_weights_come_back_from_the_checkpoint(small_cache, config, undisturbed, tmp_path):
+    run = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    (run / "model.safetensors").unlink()
+    again = Counting()
+    run_central(config, small_cache, run, again, resume=True)
+    assert again.steps == []
+    assert load_weights(run)[1] == load_weights(undisturbed)[1] == 2
+    assert same(load_weights(run)[0], load_weights(undisturbed)[0])

@@ -103,9 +103,9 @@ def _load_server(run: Path, model: nn.Module) -> Server:
     if saved is None:
         return server
     groups, position = saved
-    return replace(
-        server, model=groups["model"], memory=groups.get("memory", {}), round=position["round"]
-    )
+    state, memory = groups["model"], groups.get("memory", {})
+    save_weights(run, state, round_number=position["round"])  # whatever became of the file
+    return replace(server, model=state, memory=memory, round=position["round"])
 
 
 def _save_server(run: Path, server: Server) -> None:

@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -180,6 +182,17 @@ def test_a_run_that_was_killed_while_it_saved_ends_with_the_same_bits(
         run_federation(tiny_config, small_cache, tmp_path / "run", observer)
     run_federation(tiny_config, small_cache, tmp_path / "run", observer, resume=True)
     assert same(load_weights(tmp_path / "run")[0], load_weights(tiny_run)[0])
+
+
+def test_lost_weights_come_back_from_the_checkpoint(
+    small_cache, tiny_config, tiny_run, tmp_path, observer
+):
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    (run / "model.safetensors").unlink()
+    run_federation(tiny_config, small_cache, run, observer, resume=True)
+    assert observer.steps == []
+    assert load_weights(run)[1] == 2
+    assert same(load_weights(run)[0], load_weights(tiny_run)[0])
 
 
 def test_a_line_of_the_log_that_a_kill_cut_short_does_no_harm(
