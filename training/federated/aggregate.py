@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import torch
@@ -128,6 +128,12 @@ def weighted_mean(updates: Iterable[tuple[float, State]]) -> dict[str, Tensor]:
         name: (value / total if value.is_floating_point() else value).to(dtypes[name])
         for name, value in sums.items()
     }
+
+
+def average(server: Server, updates: Iterable[Update]) -> Server:
+    """Take the clients' mean, weighted by numbers of examples, as the next model."""
+    mean = weighted_mean((float(update.num_examples), update.state) for update in updates)
+    return replace(server, model=mean)
 
 
 def _accumulate(total: Tensor | None, tensor: Tensor, weight: float) -> Tensor:

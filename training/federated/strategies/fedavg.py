@@ -1,10 +1,10 @@
 """FedAvg: the mean of the clients' networks, weighted by their numbers of examples."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
-from training.federated.aggregate import Server, Update, weighted_mean
+from training.federated.aggregate import Server, Update, average
 from training.federated.strategy import Strategy
 
 
@@ -20,5 +20,4 @@ class FedAvg(Strategy):
 
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Server:
         """Average the networks."""
-        mean = weighted_mean((float(update.num_examples), update.state) for update in updates)
-        return replace(server, model=mean)
+        return average(server, updates)

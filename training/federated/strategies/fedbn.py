@@ -1,12 +1,12 @@
 """FedBN: every client keeps its own BatchNorm."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, final
 
 from torch import nn
 
-from training.federated.aggregate import Server, State, Update, weighted_mean
+from training.federated.aggregate import Server, State, Update, average
 from training.federated.strategy import NOTHING, LocalRule, Strategy
 
 BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -38,8 +38,7 @@ class FedBN(Strategy):
 
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Server:
         """Average the networks."""
-        mean = weighted_mean((float(update.num_examples), update.state) for update in updates)
-        return replace(server, model=mean)
+        return average(server, updates)
 
 
 class _KeepBatchNorm(LocalRule):

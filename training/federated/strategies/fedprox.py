@@ -1,13 +1,13 @@
 """FedProx: clients are pulled back to the global model while they train."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, final
 
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from training.federated.aggregate import Server, State, Update, weighted_mean
+from training.federated.aggregate import Server, State, Update, average
 from training.federated.strategy import LocalRule, Strategy
 
 
@@ -38,8 +38,7 @@ class FedProx(Strategy):
 
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Server:
         """Average the networks."""
-        mean = weighted_mean((float(update.num_examples), update.state) for update in updates)
-        return replace(server, model=mean)
+        return average(server, updates)
 
 
 class _Pull(LocalRule):
