@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 
 from bench.cases import Workbench
+from bench.process import own_bytes
 from bench.timing import in_turn, ratio, seconds
 from training.config import TrainConfig
 from training.federated.aggregate import Server, State, Update, copy_state
@@ -115,6 +115,4 @@ def _peak_bytes(name: str, num_clients: int) -> int:
             for client in range(num_clients)
         )
         server = strategy.aggregate(server, updates)
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    return own_bytes("VmHWM")

@@ -7,6 +7,7 @@ from typing import Final
 from bench.cases import MANY_PATIENTS, Workbench, usable_cases
 from bench.cluster import local_cluster
 from bench.prep import ignore
+from bench.process import own_bytes
 from pipeline.case import Preprocessing
 from pipeline.cohorts import Case
 from pipeline.plan import ShardPlan
@@ -45,16 +46,5 @@ def _peak_bytes(plans: Sequence[ShardPlan], cache: Path, settings: Preprocessing
     with local_cluster(1) as cluster:
         for plan in plans:
             cluster.client.submit(make_shard, plan, cache, settings, ignore, pure=False).result()
-        peaks: dict[str, int] = cluster.client.run(_own_peak_bytes)
+        peaks: dict[str, int] = cluster.client.run(own_bytes, "VmHWM")
         return max(peaks.values())
-
-
-def _own_peak_bytes() -> int:
-    """Read the most memory that this process has held.
-
-    `getrusage` would count the parent too: a child keeps its peak from before it became a Python of
-    its own.
-    """
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024

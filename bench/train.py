@@ -27,6 +27,7 @@ from bench.cases import Workbench, sources
 from bench.naive import NaiveTraining
 from bench.ours import OurTraining, from_shards, in_memory, load, make_cache
 from bench.prep import prepare_anew
+from bench.process import own_bytes
 from bench.timing import in_turn, ratio, seconds
 from cache_schema.shard import ShardReader
 from pipeline.quality import BRATS_SHAPE
@@ -232,17 +233,10 @@ def _on_gpu(cache: Path, config: TrainConfig, num_steps: int) -> tuple[int, floa
 def _on_cpu(cache: Path, config: TrainConfig) -> tuple[int, float]:
     """Return by how many bytes two steps have made this process grow, and the second one's seconds."""
     ours, batches = OurTraining(config), from_shards(cache, config)
-    before = _own_bytes("VmRSS")
+    before = own_bytes("VmRSS")
     ours.train(batches, 1)
     per_step = ours.seconds_per_step(batches, 1)
-    return _own_bytes("VmHWM") - before, per_step
-
-
-def _own_bytes(entry: str) -> int:
-    """Read what the system says of this process: memory at present, VmRSS, or at most, VmHWM."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    line = next(line for line in status.splitlines() if line.startswith(entry))
-    return int(line.split()[1]) * 1024
+    return own_bytes("VmHWM") - before, per_step
 
 
 def _project(bench: Workbench, seconds_per_step: float, batch_size: int) -> dict[str, object]:
