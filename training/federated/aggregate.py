@@ -47,12 +47,14 @@ class Server:
             are averaged and never go through an optimiser: a variance below zero would follow.
         memory: What the strategy keeps.
         round: The last one that is done.
+        remembered: For every client that keeps something, the last round whose update was accepted.
     """
 
     model: State
     trainable: frozenset[str]
     memory: State = field(default_factory=dict)
     round: int = 0
+    remembered: Mapping[int, int] = field(default_factory=dict)
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:

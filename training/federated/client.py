@@ -1,9 +1,8 @@
-"""One client's part in a round: from the global model to an update."""
+"""Clients that train in this process: from the global model to a reply."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,34 +10,14 @@ from torch.utils.data import DataLoader
 
 from training.config import TrainConfig
 from training.data import Pass, Passes, Slice, SliceDataset, make_loader, read_batches
-from training.federated.aggregate import State, Update, copy_state
+from training.federated.aggregate import copy_state
 from training.federated.client_memory import ClientMemory
-from training.federated.exchange import download, upload
+from training.federated.exchange import narrow, narrow_change, widen
 from training.federated.strategy import Strategy
-from training.fit import FitResult, Stint, fit, make_optimizer
+from training.federated.work import Order, Reply
+from training.fit import Stint, fit, make_optimizer
 from training.runlog import Observer
 from training.seeds import derive_seed
-
-
-@dataclass(frozen=True)
-class Trained:
-    """An update, and how it came about.
-
-    Attributes:
-        update: What the server gets.
-        result: What training gave.
-        to_keep: What the client has to know in its next round, if its update is accepted.
-        seconds: Of training.
-        bytes_received: By the client.
-        bytes_sent: By the client.
-    """
-
-    update: Update
-    result: FitResult
-    to_keep: State
-    seconds: float
-    bytes_received: int
-    bytes_sent: int
 
 
 class LocalClients:
@@ -80,85 +59,67 @@ class LocalClients:
             num_workers=config.loader_workers,
             pin_memory=next(model.parameters()).is_cuda,
         )
-        self._batches: Iterator[Slice] = iter(())
 
     def count_steps(self, clients: Sequence[int]) -> int:
         """Count the optimiser steps of a round."""
         per_epoch = sum(self._passes.num_batches((client,)) for client in clients)
         return self._config.local_epochs * per_epoch
 
-    def plan(self, clients: Sequence[int], round_number: int) -> None:
-        """Decide who trains in a round, in which order; reading begins with the first of them.
+    def train(self, clients: Sequence[int], order: Order, observer: Observer) -> Iterator[Reply]:
+        """Let clients train one after another; batches of the next one are read meanwhile.
 
-        Args:
-            clients: Who train, in this order.
-            round_number: From 1.
+        Raises:
+            InputError: If a shard or a client's own memory is damaged.
         """
         self._passes.plan(
             [
-                Pass((client,), derive_seed(self._config.seed, round_number, client, epoch))
+                Pass((client,), derive_seed(self._config.seed, order.round, client, epoch))
                 for client in clients
                 for epoch in range(self._config.local_epochs)
             ]
         )
-        self._batches = read_batches(self._loader)
+        batches = read_batches(self._loader)
+        received = replace(order, model=widen(order.model), extras=widen(order.extras))
+        for client in clients:
+            yield self._train_one(client, received, batches, observer)
 
-    def train(
-        self, client: int, model: State, extras: State, round_number: int, observer: Observer
-    ) -> Trained:
-        """Train the next client of the plan for the local epochs of a round.
-
-        Batches of the client after it are read meanwhile.
-
-        Args:
-            client: Who trains.
-            model: Where it starts, as the server has it; left as it is.
-            extras: What the strategy sends along.
-            round_number: From 1.
-            observer: Told about every step.
-
-        Raises:
-            InputError: If a shard or the client's own memory is damaged.
-        """
+    def _train_one(
+        self, client: int, order: Order, batches: Iterator[Slice], observer: Observer
+    ) -> Reply:
         start = time.perf_counter()
-        exchange = self._config.exchange
-        (received, model_bytes), (extras, extra_bytes) = (
-            download(state, exchange) for state in (model, extras)
+        remembered = order.remembered.get(client)
+        self._memory.forget_all_but(client, remembered)
+        self._model.load_state_dict(dict(order.model))
+        rule = self._strategy.begin(
+            self._model, order.extras, self._memory.load(client, remembered)
         )
-        self._model.load_state_dict(received)
-        kept = self._memory.load(client, round_number)
-        rule = self._strategy.begin(self._model, extras, kept)
         with torch.random.fork_rng():
             result = fit(
                 self._model,
                 make_optimizer(self._model, self._config),
-                self._batches,
+                batches,
                 self._config,
-                stint=self._stint(client, round_number),
+                stint=self._stint(client, order.round),
                 on_step=lambda loss: observer.step(
-                    round_number=round_number, client=client, loss=loss
+                    round_number=order.round, client=client, loss=loss
                 ),
                 adjust=rule.adjust,
             )
         trained = copy_state(self._model)
-        extras, to_keep = rule.finish(self._model)
-        state, sent_bytes = upload(trained, received, exchange)
-        extras, sent_extra_bytes = download(extras, exchange)
-        update = Update(
+        to_send, to_keep = rule.finish(self._model)
+        if to_keep:
+            self._memory.save(client, order.round, to_keep)
+        return Reply(
             client=client,
             num_examples=self._dataset.count_slices((client,)),
             num_steps=result.num_steps,
-            loss=result.loss if result.loss is not None else math.nan,
-            state=state,
-            extras=extras,
-        )
-        return Trained(
-            update,
-            result,
-            to_keep,
-            time.perf_counter() - start,
-            bytes_received=model_bytes + extra_bytes,
-            bytes_sent=sent_bytes + sent_extra_bytes,
+            loss=result.loss,
+            dice=result.dice,
+            seconds=time.perf_counter() - start,
+            keeps=bool(to_keep),
+            fault=result.fault,
+            model=narrow_change(trained, order.model, self._config.exchange),
+            extras=narrow(to_send, self._config.exchange),
         )
 
     def _stint(self, client: int, round_number: int) -> Stint:

@@ -2,26 +2,37 @@
 
 from pathlib import Path
 
+from cache_schema.errors import InputError
 from training.checkpoint import load_tensors, save_tensors
 from training.federated.aggregate import State
 
 
 class ClientMemory:
-    """The files of all clients of a run in one process.
+    """The files of some clients, or of one where it is at home.
 
-    A client's file names the round that wrote it. Files of a round that a kill cut short are newer
-    than the last finished one and are ignored: the round is done again, from what was kept before.
+    A client's file names the round that wrote it. The server knows the last round whose update it
+    accepted: what was kept in a round that was refused, or cut short by a kill, does not count.
     """
 
     def __init__(self, folder: Path) -> None:
         """Remember the folder; it is made when somebody keeps something."""
         self._folder = folder
 
-    def load(self, client: int, before_round: int) -> State:
-        """Read what a client kept in the last of its rounds before this one, or nothing."""
-        paths = self._folder.glob(f"client-{client:02d}.*.safetensors")
-        old = [path for path in paths if _round_of(path) < before_round]
-        return load_tensors(max(old, key=_round_of)) if old else {}
+    def load(self, client: int, round_number: int | None) -> State:
+        """Read what a client kept in a round, or nothing if that is None.
+
+        Raises:
+            InputError: If it is not there any more, or damaged.
+        """
+        if round_number is None:
+            return {}
+        path = self._path(client, round_number)
+        if not path.exists():
+            raise InputError(
+                f"{path} is gone: client {client} cannot go on without what it kept in round "
+                f"{round_number}; bring the file back, or begin a new run"
+            )
+        return load_tensors(path)
 
     def save(self, client: int, round_number: int, state: State) -> None:
         """Keep what a client has to know in its next round.
@@ -29,24 +40,15 @@ class ClientMemory:
         Raises:
             InputError: If the disk is full or cannot be written.
         """
-        if state:
-            self._folder.mkdir(exist_ok=True)
-            save_tensors(self._path(client, round_number), state)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(self._path(client, round_number), state)
 
-    def forget_before(self, finished_round: int) -> None:
-        """Remove what nobody can need any more, now that a round is finished and saved."""
-        newest: dict[str, tuple[int, Path]] = {}
-        for path in self._folder.glob("client-*.safetensors"):
-            client, number = path.name.split(".")[0], _round_of(path)
-            if number > finished_round:
-                continue
-            if client in newest:
-                min(newest[client], (number, path))[1].unlink()
-            newest[client] = max(newest.get(client, (0, path)), (number, path))
+    def forget_all_but(self, client: int, round_number: int | None) -> None:
+        """Remove a client's other files: the rounds before are over, those after do not count."""
+        kept = None if round_number is None else self._path(client, round_number)
+        for path in self._folder.glob(f"client-{client:02d}.*.safetensors"):
+            if path != kept:
+                path.unlink()
 
     def _path(self, client: int, round_number: int) -> Path:
         return self._folder / f"client-{client:02d}.{round_number}.safetensors"
-
-
-def _round_of(path: Path) -> int:
-    return int(path.name.split(".")[1])

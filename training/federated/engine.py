@@ -1,5 +1,6 @@
-"""The round loop of a federation inside one process."""
+"""The round loop of a federation, wherever its clients train."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,13 +14,15 @@ from cache_schema.errors import InputError
 from cache_schema.vocabulary import REGIONS
 from training.checkpoint import load_resume, save_resume, save_weights
 from training.config import TrainConfig
-from training.federated.aggregate import Server, Update, copy_state, find_fault
-from training.federated.client import LocalClients, Trained
+from training.federated.aggregate import Server, State, Update, copy_state, find_fault
+from training.federated.client import LocalClients
 from training.federated.client_memory import ClientMemory
+from training.federated.exchange import count_bytes, narrow, widen, widen_change
 from training.federated.hostile import Liars, Turnout, choose_liars, draw_turnout
 from training.federated.strategies.registry import make_strategy
 from training.federated.strategy import Strategy
-from training.runlog import Board, ClientRecord, Observer, RoundRecord, open_log
+from training.federated.work import Clients, Lost, Order, Reply
+from training.runlog import Board, ClientRecord, Observer, RoundRecord, RunLog, open_log
 from training.session import open_session
 
 MEMORY_FOLDER: Final = "clients"
@@ -35,13 +38,7 @@ def run_federation(
     resume: bool = False,
     boards: Sequence[Board] = (),
 ) -> None:
-    """Train a model over all clients of a cache and save it after every round.
-
-    In each round the clients that take part train from the global model, in client order, and the
-    strategy takes the updates as they come: only one of them is in memory. A client whose loss or
-    update is not finite is refused and logged, and the round goes on without it. What a client does
-    follows from the global model, its own memory, the round and the seed, so a run that was killed
-    goes on from its last round with the same bits.
+    """Train a model over all clients of a cache, on this machine.
 
     Args:
         config: Of the run; saved with it.
@@ -57,39 +54,102 @@ def run_federation(
     """
     strategy = make_strategy(config.strategy, config.strategy_options)
     session = open_session(config, cache, run, resume=resume)
-    liars = choose_liars(session.members, config)
-    server = _load_server(run, session.model) if resume else _new_server(session.model)
-    memory = ClientMemory(run / MEMORY_FOLDER)
     clients = LocalClients(
         session.dataset,
         session.model.to(session.device),
         config,
         strategy=strategy,
-        memory=memory,
+        memory=ClientMemory(run / MEMORY_FOLDER),
     )
-    numbers = range(server.round + 1, config.rounds + 1)
-    turnouts = [draw_turnout(session.members, number, config) for number in numbers]
-    num_steps = sum(clients.count_steps(turnout.present) for turnout in turnouts)
-    observer.started(num_rounds=config.rounds, num_steps=num_steps)
-    with open_log(run, boards) as log:
+    clients = LocalClients(
+        session.dataset,
+        session.model.to(session.device),
+        config,
+        strategy=strategy,
+        memory=ClientMemory(run / MEMORY_FOLDER),
+    )
+    federation = Federation(config, run, session.members, clients, strategy)
+    federation.carry_on(session.model, observer, resume=resume, boards=boards, cache=str(cache))
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A run: who takes part, and how their updates become a model.
+
+    Attributes:
+        config: Of the run.
+        run: Its folder.
+        members: Clients that have training slices.
+        clients: Where these train.
+        strategy: As `config` names it.
+    """
+
+    config: TrainConfig
+    run: Path
+    members: Sequence[int]
+    clients: Clients
+    strategy: Strategy
+
+    def carry_on(
+        self,
+        model: nn.Module,
+        observer: Observer,
+        *,
+        resume: bool,
+        boards: Sequence[Board],
+        **about: object,
+    ) -> None:
+        """Go through the rounds that are left, and save the model after each.
+
+        In each round the clients that take part train from the global model, and the strategy takes
+        their updates in client order as they come: only one of them is in memory. A client whose
+        loss or update is not finite is refused and logged, one that does not report is logged, and
+        the round goes on without them. What a client does follows from the global model, its own
+        memory, the round and the seed, so a run that was killed goes on from its last round with
+        the same bits.
+
+        Args:
+            model: As it is before the first round.
+            observer: Told about progress.
+            resume: Go on with the run, from what it has saved.
+            boards: Where to show the scalars of every round, besides TensorBoard.
+            about: What the log tells of this start besides.
+
+        Raises:
+            InputError: If weights cannot be written, or a round has no sound update.
+        """
+        server = _load_server(self.run, model) if resume else _new_server(model)
+        with open_log(self.run, boards) as log:
+            self._carry_on(server, log, observer, event="resumed" if resume else "started", **about)
+
+    def _carry_on(
+        self, server: Server, log: RunLog, observer: Observer, *, event: str, **about: object
+    ) -> None:
+        config = self.config
+        liars = choose_liars(self.members, config)
+        numbers = range(server.round + 1, config.rounds + 1)
+        turnouts = [draw_turnout(self.members, number, config) for number in numbers]
         log.record(
-            "resumed" if resume else "started",
-            cache=str(cache),
-            clients=session.members,
+            event,
+            **about,
+            clients=self.members,
             byzantine=sorted(liars.clients),
             round=server.round + 1,
         )
+        observer.started(
+            num_rounds=config.rounds,
+            num_steps=sum(self.clients.count_steps(turnout.present) for turnout in turnouts),
+        )
         for number, turnout in zip(numbers, turnouts, strict=True):
-            one_round = _Round(number, turnout, server, clients, memory, strategy, liars, observer)
-            server, record = one_round.carry_out()
+            server, record = _Round(self, number, turnout, server, liars, log, observer).carry_out()
             log.round_done(record)
-            _save_server(run, server)
-            memory.forget_before(number)
+            _save_server(self.run, server)
             observer.round_done(record)
         log.record("finished")
 
 
 def _new_server(model: nn.Module) -> Server:
+    """Make the server before the first round."""
     return Server(
         model=copy_state(model),
         trainable=frozenset(name for name, _ in model.named_parameters()),
@@ -97,7 +157,11 @@ def _new_server(model: nn.Module) -> Server:
 
 
 def _load_server(run: Path, model: nn.Module) -> Server:
-    """Read the server after the last finished round of a run, or make a new one if there is none."""
+    """Read the server after the last finished round of a run, or make a new one if there is none.
+
+    Raises:
+        InputError: If the checkpoint is damaged.
+    """
     server = _new_server(model)
     saved = load_resume(run)
     if saved is None:
@@ -105,7 +169,10 @@ def _load_server(run: Path, model: nn.Module) -> Server:
     groups, position = saved
     state, memory = groups["model"], groups.get("memory", {})
     save_weights(run, state, round_number=position["round"])  # whatever became of the file
-    return replace(server, model=state, memory=memory, round=position["round"])
+    remembered = {int(client): number for client, number in position["remembered"].items()}
+    return replace(
+        server, model=state, memory=memory, round=position["round"], remembered=remembered
+    )
 
 
 def _save_server(run: Path, server: Server) -> None:
@@ -114,44 +181,71 @@ def _save_server(run: Path, server: Server) -> None:
     After a kill between the two the round is done again, and with the same bits.
     """
     save_weights(run, server.model, round_number=server.round)
-    save_resume(run, {"model": server.model, "memory": server.memory}, {"round": server.round})
+    save_resume(
+        run,
+        {"model": server.model, "memory": server.memory},
+        {"round": server.round, "remembered": dict(server.remembered)},
+    )
 
 
 @dataclass(frozen=True)
 class _Round:
     """One round, from the server before it to the server after it."""
 
+    federation: Federation
     number: int
     turnout: Turnout
     server: Server
-    clients: LocalClients
-    memory: ClientMemory
-    strategy: Strategy
     liars: Liars
+    log: RunLog
     observer: Observer
     _records: list[ClientRecord] = field(default_factory=list)
+    _lost: list[int] = field(default_factory=list)
+    _remembered: dict[int, int] = field(default_factory=dict)
 
     def carry_out(self) -> tuple[Server, RoundRecord]:
         """Train who takes part, and aggregate."""
         start = time.perf_counter()
-        server = self.strategy.aggregate(self.server, self._sound_updates())
-        server = replace(server, round=self.number)
+        server = self.federation.strategy.aggregate(self.server, self._sound_updates())
+        remembered = {**self.server.remembered, **self._remembered}
+        server = replace(server, round=self.number, remembered=remembered)
         return server, self._summary(server, time.perf_counter() - start)
 
     def _sound_updates(self) -> Iterator[Update]:
         """Note how every client fared and let the updates through that are fit for aggregation."""
-        extras = self.strategy.broadcast(self.server)
+        strategy, exchange = self.federation.strategy, self.federation.config.exchange
+        extras = narrow(strategy.broadcast(self.server), exchange)
         model = self.server.model
-        self.clients.plan(self.turnout.present, self.number)
-        for client in self.turnout.present:
-            trained = self.clients.train(client, model, extras, self.number, self.observer)
-            update = self.liars.falsify(trained.update, model, self.number)
-            fault = trained.result.fault or find_fault(update, model)
-            self._records.append(_client_record(trained, fault))
-            if fault is None:
-                self.memory.save(trained.update.client, self.number, trained.to_keep)
-                model = update.state if self.strategy.is_sequential else model
-                yield update
+        present = self.turnout.present
+        for group in [(client,) for client in present] if strategy.is_sequential else [present]:
+            sent = narrow(model, exchange)
+            order = Order(self.number, sent, extras, self.server.remembered)
+            received = widen(sent)
+            for reply in self._replies(group, order):
+                update = self.liars.falsify(_update(reply, received, exchange), model, self.number)
+                fault = reply.fault or find_fault(update, self.server.model)
+                self._records.append(_client_record(reply, order, fault))
+                if fault is None:
+                    if reply.keeps:
+                        self._remembered[reply.client] = self.number
+                    model = update.state if strategy.is_sequential else model
+                    yield update
+        self._require_sound()
+
+    def _replies(self, group: Sequence[int], order: Order) -> Iterator[Reply]:
+        for reply in self.federation.clients.train(group, order, self.observer):
+            if isinstance(reply, Lost):
+                self._lost.append(reply.client)
+                self.log.record("lost", round=self.number, client=reply.client, reason=reply.reason)
+            else:
+                yield reply
+
+    def _require_sound(self) -> None:
+        if not self._records:
+            raise InputError(
+                f"no client reported in round {self.number}; the log says why; the model of the round "
+                "before is still on disk, go on from it with --resume"
+            )
         if all(record.refused for record in self._records):
             raise InputError(
                 f"no sound update in round {self.number} ({self._records[0].refused}); the learning "
@@ -173,20 +267,31 @@ class _Round:
             },
             seconds=seconds,
             clients=tuple(self._records),
-            absent=self.turnout.absent,
-            figures=dict(self.strategy.figures(server)),
+            absent=tuple(sorted((*self.turnout.absent, *self._lost))),
+            figures=dict(self.federation.strategy.figures(server)),
         )
 
 
-def _client_record(trained: Trained, fault: str | None) -> ClientRecord:
+def _update(reply: Reply, received: State, exchange: str) -> Update:
+    return Update(
+        client=reply.client,
+        num_examples=reply.num_examples,
+        num_steps=reply.num_steps,
+        loss=reply.loss if reply.loss is not None else math.nan,
+        state=widen_change(reply.model, received, exchange),
+        extras=widen(reply.extras),
+    )
+
+
+def _client_record(reply: Reply, order: Order, fault: str | None) -> ClientRecord:
     return ClientRecord(
-        client=trained.update.client,
-        num_examples=trained.update.num_examples,
-        num_steps=trained.result.num_steps,
-        loss=trained.result.loss,
-        dice=trained.result.dice,
-        seconds=trained.seconds,
+        client=reply.client,
+        num_examples=reply.num_examples,
+        num_steps=reply.num_steps,
+        loss=reply.loss,
+        dice=reply.dice,
+        seconds=reply.seconds,
         refused=fault,
-        bytes_received=trained.bytes_received,
-        bytes_sent=trained.bytes_sent,
+        bytes_received=count_bytes(order.model, order.extras),
+        bytes_sent=count_bytes(reply.model, reply.extras),
     )

@@ -12,48 +12,57 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {"fp32": torch.float32, "bf16": torch
 """Of floating-point tensors on their way, by the name that `--exchange` knows."""
 
 
-def download(state: State, exchange: str) -> tuple[dict[str, Tensor], int]:
-    """Send tensors from the server to a client.
-
-    Returns:
-        What the client gets, in the types that it had, and the bytes that were sent.
-    """
-    dtype = DTYPES[exchange]
-    sent = {name: tensor.to(_narrowed(tensor, dtype)) for name, tensor in state.items()}
-    return {name: sent[name].to(tensor.dtype) for name, tensor in state.items()}, _count(sent)
+def narrow(state: State, exchange: str) -> dict[str, Tensor]:
+    """Prepare tensors for the way: float32 becomes the type of the exchange."""
+    return {
+        name: tensor.to(DTYPES[exchange]) if tensor.dtype == torch.float32 else tensor
+        for name, tensor in state.items()
+    }
 
 
-def upload(state: State, start: State, exchange: str) -> tuple[dict[str, Tensor], int]:
-    """Send a trained network from a client to the server.
+def widen(sent: State) -> dict[str, Tensor]:
+    """Take what `narrow` gave: bfloat16 becomes float32."""
+    return {
+        name: tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        for name, tensor in sent.items()
+    }
+
+
+def narrow_change(state: State, start: State, exchange: str) -> dict[str, Tensor]:
+    """Prepare a trained network for the way to the server.
 
     In bfloat16 it is the change that is sent: one step of training changes a weight by less than the
     weight's last bit in bfloat16, and would be lost.
 
     Args:
         state: The trained network.
-        start: What the client got from the server.
+        start: What the client got, after `widen`.
         exchange: A key of `DTYPES`.
-
-    Returns:
-        What the server makes of it, and the bytes that were sent.
     """
     if exchange == "fp32":
-        return dict(state), _count(state)
-    dtype = DTYPES[exchange]
-    result, num_bytes = {}, 0
-    for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            result[name], num_bytes = tensor, num_bytes + tensor.nbytes
-            continue
-        change = (tensor - start[name]).to(dtype)
-        result[name] = start[name] + change.to(tensor.dtype)
-        num_bytes += change.nbytes
-    return result, num_bytes
+        return dict(state)
+    changes = {
+        name: tensor - start[name] if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+    return narrow(changes, exchange)
 
 
-def _narrowed(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    return dtype if tensor.dtype == torch.float32 else tensor.dtype
+def widen_change(sent: State, start: State, exchange: str) -> dict[str, Tensor]:
+    """Take what `narrow_change` gave: the trained network.
+
+    Tensors that are not as in the model are left as they came, for `find_fault` to name.
+    """
+    if exchange == "fp32":
+        return dict(sent)
+    return {
+        name: start[name] + tensor
+        if tensor.is_floating_point() and name in start and start[name].shape == tensor.shape
+        else tensor
+        for name, tensor in widen(sent).items()
+    }
 
 
-def _count(state: State) -> int:
-    return sum(tensor.nbytes for tensor in state.values())
+def count_bytes(*states: State) -> int:
+    """Count the bytes of tensors on their way."""
+    return sum(tensor.nbytes for state in states for tensor in state.values())

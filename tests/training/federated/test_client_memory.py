@@ -1,46 +1,40 @@
+import pytest
 import torch
 
+from cache_schema.errors import InputError
 from training.federated.client_memory import ClientMemory
-
-
-def value(memory, client, before_round):
-    return {name: tensor.item() for name, tensor in memory.load(client, before_round).items()}
 
 
 def state(number):
     return {"c": torch.tensor(float(number))}
 
 
-def test_a_client_gets_what_it_kept_in_the_last_of_its_rounds(tmp_path):
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_client_gets_what_it_kept_in_the_round_that_counts(tmp_path):
     memory = ClientMemory(tmp_path / "clients")
-    assert value(memory, 3, 1) == {}
+    assert memory.load(3, None) == {}
+    for client, number in ((3, 1), (3, 9), (13, 9)):
+        memory.save(client, number, state(10 * client + number))
+    assert memory.load(3, 1)["c"].item() == 31.0
+    assert memory.load(3, 9)["c"].item() == 39.0
+    assert memory.load(13, 9)["c"].item() == 139.0
+
+
+def test_what_was_kept_and_is_gone_is_missed(tmp_path):
+    memory = ClientMemory(tmp_path)
     memory.save(3, 1, state(1))
-    memory.save(3, 9, state(9))
-    memory.save(13, 2, state(2))
-    assert value(memory, 3, 2) == {"c": 1.0}
-    assert value(memory, 3, 10) == {"c": 9.0}
-    assert value(memory, 13, 10) == {"c": 2.0}
+    with pytest.raises(InputError, match=r"client-03\.2\.safetensors is gone.* kept in round 2"):
+        memory.load(3, 2)
 
 
-def test_a_round_that_is_done_again_starts_from_what_was_kept_before_it(tmp_path):
-    memory = ClientMemory(tmp_path / "clients")
-    memory.save(0, 4, state(4))
-    memory.save(0, 10, state(10))
-    assert value(memory, 0, 10) == {"c": 4.0}
-
-
-def test_only_what_nobody_needs_any_more_is_removed(tmp_path):
-    memory = ClientMemory(tmp_path / "clients")
-    for number in (1, 2, 10, 11):
-        memory.save(0, number, state(number))
-    memory.save(1, 1, state(1))
-    memory.forget_before(10)
-    names = sorted(path.name for path in (tmp_path / "clients").iterdir())
-    assert names == [f"client-{n}.safetensors" for n in ("00.10", "00.11", "01.1")]
-
-
-def test_nothing_kept_is_no_file(tmp_path):
-    memory = ClientMemory(tmp_path / "clients")
-    memory.save(0, 1, {})
-    memory.forget_before(1)
-    assert not (tmp_path / "clients").exists()
+def test_other_rounds_of_a_client_are_forgotten_older_and_newer(tmp_path):
+    memory = ClientMemory(tmp_path)
+    for client, number in ((0, 2), (0, 10), (0, 11), (1, 1), (10, 1)):
+        memory.save(client, number, state(number))
+    memory.forget_all_but(0, 10)
+    assert names(tmp_path) == [f"client-{n}.safetensors" for n in ("00.10", "01.1", "10.1")]
+    memory.forget_all_but(1, None)
+    assert names(tmp_path) == [f"client-{n}.safetensors" for n in ("00.10", "10.1")]

@@ -14,6 +14,7 @@ from training.federated.client import LocalClients
 from training.federated.client_memory import ClientMemory
 from training.federated.engine import run_federation
 from training.federated.strategies.fedavg import FedAvg
+from training.federated.work import Lost, Order
 from training.models.initial import initial_model
 from training.runlog import read_rounds
 
@@ -39,15 +40,13 @@ def test_a_round_is_the_weighted_mean_of_what_each_client_trains_alone(
             strategy=FedAvg(),
             memory=ClientMemory(tmp_path / str(client)),
         )
-        clients.plan([client], 1)
-        trained = clients.train(client, state, {}, 1, observer)
-        alone.append(trained.update)
-    sizes = [update.num_examples for update in alone]
+        alone += clients.train([client], Order(1, state), observer)
+    sizes = [reply.num_examples for reply in alone]
     assert sizes[0] != sizes[1]
     name = "layers.0.weight"
-    mean = sum(n * u.state[name].double() for n, u in zip(sizes, alone, strict=True)) / sum(sizes)
+    mean = sum(n * r.model[name].double() for n, r in zip(sizes, alone, strict=True)) / sum(sizes)
     torch.testing.assert_close(federated[name], mean.float(), rtol=0, atol=1e-7)
-    assert not torch.allclose(federated[name], (alone[0].state[name] + alone[1].state[name]) / 2)
+    assert not torch.allclose(federated[name], (alone[0].model[name] + alone[1].model[name]) / 2)
 
 
 def test_the_same_settings_give_the_same_bits_however_shards_are_read(
@@ -103,11 +102,11 @@ def spoil(monkeypatch, bad_clients):
     """Let some clients send a NaN."""
     honest = LocalClients.train
 
-    def train(self, client, *rest):
-        trained = honest(self, client, *rest)
-        if client in bad_clients:
-            trained.update.state["layers.0.bias"][0] = float("nan")
-        return trained
+    def train(self, *args):
+        for reply in honest(self, *args):
+            if reply.client in bad_clients:
+                reply.model["layers.0.bias"][0] = float("nan")
+            yield reply
 
     monkeypatch.setattr(LocalClients, "train", train)
 
@@ -132,6 +131,40 @@ def test_a_round_without_a_sound_update_ends_the_run_in_one_line(
     with pytest.raises(InputError, match="no sound update") as caught:
         run_federation(tiny_config, small_cache, tmp_path / "run", observer)
     assert "\n" not in str(caught.value)
+
+
+def lose(monkeypatch, lost):
+    """Let some clients not report in a round."""
+    honest = LocalClients.train
+
+    def train(self, clients, order, observer):
+        silent = [client for client in clients if (order.round, client) in lost]
+        yield from (Lost(client, "no answer") for client in silent)
+        yield from honest(self, [c for c in clients if c not in silent], order, observer)
+
+    monkeypatch.setattr(LocalClients, "train", train)
+
+
+def test_a_client_that_does_not_report_is_on_record_and_the_round_goes_on(
+    small_cache, tiny_config, tmp_path, observer, monkeypatch
+):
+    lose(monkeypatch, {(2, 1)})
+    run_federation(tiny_config, small_cache, tmp_path / "run", observer)
+    rounds = read_rounds(tmp_path / "run")
+    assert [record.absent for record in rounds] == [(), (1,)]
+    assert [[c.client for c in record.clients] for record in rounds] == [[0, 1], [0]]
+    (line,) = (x for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if "lost" in x)
+    event = json.loads(line)
+    assert (event["round"], event["client"], event["reason"]) == (2, 1, "no answer")
+
+
+def test_a_round_in_which_nobody_reports_ends_the_run_in_one_line(
+    small_cache, tiny_config, tmp_path, observer, monkeypatch
+):
+    lose(monkeypatch, {(2, 0), (2, 1)})
+    with pytest.raises(InputError, match=r"no client reported in round 2.*--resume"):
+        run_federation(tiny_config, small_cache, tmp_path / "run", observer)
+    assert load_weights(tmp_path / "run")[1] == 1
 
 
 def test_a_finished_run_is_not_overwritten(small_cache, tiny_config, tiny_run, observer):

@@ -13,6 +13,7 @@ from cache_schema.manifest import write_manifest
 from pipeline.assemble import assemble_manifest
 from pipeline.plan import make_plan
 from pipeline.shard_task import make_shard
+from training.checkpoint import load_resume
 from training.federated.client_memory import ClientMemory
 from training.federated.engine import MEMORY_FOLDER, run_federation
 from training.federated.strategies.registry import STRATEGIES
@@ -81,10 +82,14 @@ def test_three_rounds_from_the_command_line_have_the_bits_of_a_run_that_was_kill
     run_federation(config, cache, killed, observer, resume=True)
     for file in ("model.safetensors", "resume.safetensors"):
         assert same(killed / file, peaceful / file)
-    kept, expected = (ClientMemory(run / MEMORY_FOLDER) for run in (killed, peaceful))
-    for client in range(5):
-        mine, theirs = kept.load(client, 4), expected.load(client, 4)
-        assert mine.keys() == theirs.keys()
+    (_, position), (_, expected) = (load_resume(run) for run in (killed, peaceful))
+    assert position == expected
+    for client, number in position["remembered"].items():
+        mine, theirs = (
+            ClientMemory(run / MEMORY_FOLDER).load(int(client), number)
+            for run in (killed, peaceful)
+        )
+        assert mine.keys() == theirs.keys() != set()
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
@@ -105,9 +110,9 @@ def test_a_client_whose_update_is_refused_keeps_nothing_of_the_round(
     settings = {"strategy": "scaffold", "byzantine": "nan:2"}
     run_federation(config.model_copy(update=settings), cache, tmp_path / "run", observer)
     refused = {c.client for c in read_rounds(tmp_path / "run")[0].clients if c.refused}
-    memory = ClientMemory(tmp_path / "run" / MEMORY_FOLDER)
-    assert {client for client in range(5) if not memory.load(client, 4)} == refused
     assert len(refused) == 2
+    _, position = load_resume(tmp_path / "run")
+    assert position["remembered"] == {str(k): 3 for k in range(5) if k not in refused}
 
 
 def test_absent_clients_are_on_record_and_do_not_train(cache, config, tmp_path, observer):
