@@ -20,6 +20,7 @@ from bench.document import RESULTS, write_table
 from bench.environment import describe_machine
 from bench.federated import measure_federated
 from bench.memory import measure_memory
+from bench.overhead import measure_overhead
 from bench.peers import measure_peers
 from bench.prep import measure_prep
 from bench.reading import measure_reading
@@ -38,6 +39,7 @@ PARTS: Final[dict[str, Callable[[Workbench], dict[str, object]]]] = {
     "reading": measure_reading,
     "train": measure_train,
     "federated": measure_federated,
+    "overhead": measure_overhead,
 }
 
 

@@ -94,6 +94,16 @@ ROWS: Final = (
     Row("Same, `fedadam`", "federated.memory.fedadam.ratio_80_to_5", 0.9, 1.1),
     Row("Same, `median`", "federated.memory.median.ratio_80_to_5", 0.9, 1.1),
     Row("Same, `krum`", "federated.memory.krum.ratio_80_to_5", 0.9, 1.1),
+    Row(
+        "A round of 20 clients that do not train, times as fast as Flower's simulation",
+        "overhead.times_faster_than_flower",
+        10,
+    ),
+    Row(
+        "Same, without saving, which Flower's does not do",
+        "overhead.times_faster_than_flower_without_saving",
+    ),
+    Row("Same, peak memory as a share of Flower's", "overhead.memory_share_of_flower"),
 )
 
 

@@ -10,12 +10,14 @@ from typing import Final
 LIBRARIES: Final = (
     "dask",
     "distributed",
+    "flwr",
     "h5py",
     "hdf5plugin",
     "isal",
     "monai",
     "nibabel",
     "numpy",
+    "ray",
     "torch",
     "torchio",
 )
