@@ -12,6 +12,7 @@ from cache_schema.errors import InputError
 from cache_schema.manifest import LeakageRecord, Manifest, digest, read_manifest
 from cache_schema.vocabulary import REGIONS
 from training.config import CONFIG_NAME, TrainConfig, read_config
+from training.device import choose_device
 from training.evaluate import CONVENTION, EVALUATION_NAME, evaluate, write_evaluation
 from training.federated.engine import run_federation
 from training.provenance import require_same_cache
@@ -115,6 +116,7 @@ def ablate(config: TrainConfig, cache: Path, run: Path, observer: AblationObserv
         InputError: If the cache or an option cannot be used, or a row's folder holds another run; that
             is found before anything is trained.
     """
+    choose_device(config.device)
     manifest = read_manifest(cache)
     if not any(case.split == "test" for case in manifest.cases):
         raise InputError(f"{cache} has no test cases; prepare it with a larger --test-fraction")

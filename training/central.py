@@ -14,6 +14,7 @@ from cache_schema.errors import InputError
 from training.checkpoint import fill_moments, load_resume, moments_of, save_resume, save_weights
 from training.config import TrainConfig
 from training.data import Pass, Passes, Slice, make_loader, read_batches
+from training.device import fork_random
 from training.fit import FitResult, Stint, fit, make_optimizer
 from training.runlog import EVERYBODY, Board, ClientRecord, Observer, RoundRecord, open_log
 from training.seeds import derive_seed
@@ -75,7 +76,7 @@ def run_central(
     )
     num_steps = passes.num_batches(everybody)
     observer.started(num_rounds=config.rounds, num_steps=len(passes))
-    with open_log(run, boards) as log, torch.random.fork_rng():
+    with open_log(run, boards) as log, fork_random(session.device):
         log.record("resumed" if resume else "started", cache=str(cache), epoch=first_epoch)
         trainer = _Trainer(config, run, model, optimizer, read_batches(loader), num_steps, observer)
         for epoch in epochs:

@@ -1,10 +1,12 @@
 """The settings of a training run: frozen, checked at the border, saved with every run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from cache_schema.errors import InputError
 
@@ -33,8 +35,13 @@ class TrainConfig(BaseModel):
         exchange: Type of numbers that travel between server and clients.
         rounds: Communication rounds, counted from 1; with `central` epochs.
         local_epochs: Passes over a client's slices in each round.
+        local_steps: Optimiser steps of every client in each round, instead of passes.
+        epoch_schedule: Passes in every round: as `local_epochs` says, or that many at first and
+            fewer as the loss falls.
         batch_size: Slices.
-        learning_rate: Of Adam, at the start of its cosine decay over the whole run.
+        learning_rate: Of Adam, at the start.
+        lr_schedule: Cosine decay over the whole run, a cut when Dice stays on a plateau, or none.
+        lr_patience: Rounds without a better Dice after which `plateau` cuts the learning rate.
         crop: Side of the square training crop, in voxels; a multiple of 32.
         rotation_deg: Largest rotation of augmentation, to both sides.
         noise_std: Standard deviation of augmentation noise, in z-scores.
@@ -68,8 +75,12 @@ class TrainConfig(BaseModel):
     exchange: Literal["fp32", "bf16"] = "fp32"
     rounds: Annotated[int, Ge(1)] = 30
     local_epochs: Annotated[int, Ge(1)] = 3
+    local_steps: Annotated[int, Ge(1)] | None = None
+    epoch_schedule: Literal["constant", "adaptive"] = "constant"
     batch_size: Annotated[int, Ge(1)] = 8
     learning_rate: Annotated[float, Gt(0)] = 1e-4
+    lr_schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    lr_patience: Annotated[int, Ge(1)] = 20
     crop: Annotated[int, Ge(32), MultipleOf(32)] = 224
     rotation_deg: Annotated[float, Ge(0), Lt(180)] = 15.0
     noise_std: Annotated[float, Ge(0)] = 0.01
@@ -83,6 +94,16 @@ class TrainConfig(BaseModel):
     compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_steps: Annotated[int, Ge(1)] = 500
 
+    @field_validator("epoch_schedule")
+    @classmethod
+    def _adapt_passes_only(cls, value: str, info: Any) -> str:  # noqa: ANN401 - beartype fails on pydantic's
+        if value == "adaptive" and info.data.get("local_steps") is not None:
+            raise PydanticCustomError(
+                "no_passes",
+                "adapts passes; with --local-steps there are none, leave one of them out",
+            )
+        return value
+
 
 def make_config(**settings: Any) -> TrainConfig:  # noqa: ANN401
     """Check settings that came from a command line.
@@ -94,6 +115,19 @@ def make_config(**settings: Any) -> TrainConfig:  # noqa: ANN401
         return TrainConfig(**settings)
     except ValidationError as error:
         raise InputError(_describe(error)) from error
+
+
+def named_values(options: Sequence[str]) -> dict[str, str]:
+    """Take options of a strategy apart, each written as `NAME=VALUE`.
+
+    Raises:
+        InputError: If one is written otherwise.
+    """
+    pairs = [option.partition("=") for option in options]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise InputError(f"--strategy-option {name}{equals}{value}: write it as NAME=VALUE")
+    return {name: value for name, _, value in pairs}
 
 
 def write_config(run: Path, config: TrainConfig) -> None:

@@ -53,6 +53,7 @@ class SliceDataset(Dataset[Slice]):
         clients: Sequence[int] | None = None,
         slices: Slices = "all",
         manifest: Manifest | None = None,
+        known_as: int | None = None,
     ) -> None:
         """List slices; of the shards, only their `label_voxels` columns are read.
 
@@ -61,6 +62,8 @@ class SliceDataset(Dataset[Slice]):
             clients: Whose slices; all clients by default.
             slices: All of them, or those that show tumour.
             manifest: The cache's manifest, if it is at hand already.
+            known_as: Number that these clients go by here, if not by their own: a hospital's cache may
+                have one client alone, which has another number in a federation.
 
         Raises:
             InputError: If the cache is unreadable, has no such client, or holds a test shard where a
@@ -77,7 +80,8 @@ class SliceDataset(Dataset[Slice]):
                 shows = _shows_tumour(reader)
                 kept = np.flatnonzero(shows) if slices == "tumour" else np.arange(len(shows))
                 index = np.empty((len(kept), 3), np.int64)
-                index[:, 0], index[:, 1], index[:, 2] = client, len(self._readers), kept
+                index[:, 0] = client if known_as is None else known_as
+                index[:, 1], index[:, 2] = len(self._readers), kept
                 rows.append(index)
                 tumour.append(shows[kept])
                 self._readers.append(reader)

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from contextlib import AbstractContextManager
 from typing import Final
 
 import torch
@@ -18,8 +19,10 @@ def choose_device(name: str) -> torch.device:
     """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device that is there.
 
     Raises:
-        InputError: If the device is unknown or not on this machine.
+        InputError: If the device is unknown or not on this machine, or there are several.
     """
+    if "," in name:
+        raise InputError(f"--device {name}: only `train fed` takes several devices; give one")
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return accelerator if accelerator is not None else torch.device("cpu")
@@ -34,12 +37,38 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_devices(names: str) -> tuple[torch.device, ...]:
+    """Turn one device or several of one kind, such as `cuda:0,cuda:1`, into devices that are there.
+
+    Raises:
+        InputError: If one is unknown or not on this machine, or their kinds differ.
+    """
+    devices = tuple(choose_device(name) for name in names.split(","))
+    if len({device.type for device in devices}) > 1:
+        raise InputError(
+            f"--device {names}: devices of different kinds give different bits; list one kind only"
+        )
+    return devices
+
+
+def device_kind(names: str) -> str:
+    """Tell what kind of device such as `cpu` or `cuda` a setting means, whether it is there or not."""
+    first = names.split(",", maxsplit=1)[0]
+    return (choose_device(first) if first == "auto" else torch.device(first)).type
+
+
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """Turn `auto`, `float32` or `bfloat16` into the type of the network's arithmetic."""
     if name == "auto":
         has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if has_bfloat16 else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def fork_random(device: torch.device) -> AbstractContextManager[None]:
+    """Leave the global random state as it was after a block: the CPU's, and that of this GPU alone."""
+    devices = [device.index or 0] if device.type == "cuda" else []
+    return torch.random.fork_rng(devices=devices)
 
 
 def compile_where_it_pays(model: nn.Module, choice: str, device: torch.device) -> None:

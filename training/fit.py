@@ -34,6 +34,7 @@ class Stint:
         start, stop: Which of the stream's steps, half-open.
         progress: Share of the whole run that was done when the stream began, 0 to 1.
         progress_per_step: Share of the whole run that is one step.
+        rate_factor: Share of the learning rate that is left, where it follows no cosine.
     """
 
     stream: tuple[int, ...]
@@ -41,6 +42,7 @@ class Stint:
     stop: int
     progress: float
     progress_per_step: float
+    rate_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,13 @@ def cosine_learning_rate(start: float, progress: float) -> float:
     return start * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
+def _learning_rate(config: TrainConfig, stint: Stint, step: int) -> float:
+    if config.lr_schedule == "cosine":
+        progress = stint.progress + step * stint.progress_per_step
+        return cosine_learning_rate(config.learning_rate, progress)
+    return config.learning_rate * stint.rate_factor
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Adam:
     """Make the paper's optimiser, Adam, Kingma and Ba (2015), arXiv:1412.6980.
 
@@ -121,7 +130,7 @@ def fit(
 
     Args:
         model: On the device where it trains.
-        optimizer: Of its parameters; its learning rate follows one cosine over the whole run.
+        optimizer: Of its parameters; its learning rate is set anew in every step.
         batches: At least as many as the stint has steps; just so many are taken.
         config: Of the run.
         stint: Which steps of the run these are.
@@ -144,8 +153,7 @@ def fit(
     model.train()
     for step, (image, label) in zip(range(stint.start, stint.stop), batches, strict=False):
         seeds = (config.seed, *stint.stream, step)
-        progress = stint.progress + step * stint.progress_per_step
-        optimizer.param_groups[0]["lr"] = cosine_learning_rate(config.learning_rate, progress)
+        optimizer.param_groups[0]["lr"] = _learning_rate(config, stint, step)
         drawn = draw(
             generator(*seeds, 0),
             len(image),

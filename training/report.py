@@ -29,12 +29,14 @@ from training.evaluate import (
 )
 from training.predict import predict_labels
 from training.provenance import require_same_cache
-from training.runlog import RoundRecord, read_rounds
+from training.runlog import RoundRecord, first_round_at, read_rounds
 from training.show import describe_leakage
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 LABEL_COLOURS: Final = {"NEC": "#0072B2", "ED": "#E69F00", "ET": "#CC79A7"}
 REGION_COLOURS: Final = {"ET": "#CC79A7", "TC": "#0072B2", "WT": "#E69F00"}
+TARGETS: Final = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""Mean training Dice whose first rounds are shown."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class RunSection:
     name: str
     settings: dict[str, Any]
     seconds: float
+    bytes_received: int
+    bytes_sent: int
+    rounds_to_dice: dict[str, int | None]
     curves: str
     trained: Any
     untrained: Any
@@ -88,6 +93,9 @@ def _section(run: Path, cache: Path, device: str) -> RunSection:
         name=run.name,
         settings=config.model_dump(),
         seconds=sum(record.seconds for record in rounds),
+        bytes_received=sum(part.bytes_received for record in rounds for part in record.clients),
+        bytes_sent=sum(part.bytes_sent for record in rounds for part in record.clients),
+        rounds_to_dice={f"{dice:g}": first_round_at(rounds, dice) for dice in TARGETS},
         curves=_data_uri(curves_figure(rounds)),
         trained=read_means(run, EVALUATION_NAME),
         untrained=read_means(run, UNTRAINED_NAME),

@@ -1,10 +1,11 @@
 """What a run leaves behind to read: a JSON line for every round, and boards such as TensorBoard."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
@@ -61,7 +62,9 @@ class RoundRecord:
         seconds: Of the whole round.
         clients: Who trained.
         absent: Clients that were asked and did not report.
-        figures: What the strategy tells of itself, such as the privacy spent so far.
+        figures: What the strategy and the schedules tell of themselves, such as the privacy spent so far.
+        total_bytes_received: By all clients from the server, in this round and those before.
+        total_bytes_sent: By all clients to the server, likewise.
     """
 
     round: int
@@ -71,11 +74,23 @@ class RoundRecord:
     clients: tuple[ClientRecord, ...]
     absent: tuple[int, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
+    total_bytes_received: int = 0
+    total_bytes_sent: int = 0
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that travelled between server and clients, both ways."""
+        """Bytes that travelled between server and clients in this round, both ways."""
         return sum(client.bytes_received + client.bytes_sent for client in self.clients)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes that travelled in this round and those before, both ways."""
+        return self.total_bytes_received + self.total_bytes_sent
+
+    @property
+    def mean_dice(self) -> float:
+        """Plain mean over the regions, of augmented training batches."""
+        return sum(self.dice.values()) / len(self.dice)
 
 
 @runtime_checkable
@@ -134,6 +149,7 @@ class RunLog:
         self._file = (run / LOG_NAME).open("a", encoding="utf-8")
         if self._file.tell() and not (run / LOG_NAME).read_bytes().endswith(b"\n"):
             self._file.write("\n")  # a kill cut the last line short; the next one starts afresh
+        self._rounds = {record.round: record for record in read_rounds(run)}
 
     def attach(self, board: Board) -> None:
         """Show the rounds from now on there too."""
@@ -146,12 +162,33 @@ class RunLog:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
-    def round_done(self, record: RoundRecord) -> None:
-        """Write one round, to the log first, and to every board."""
+    def rounds_before(self, number: int) -> tuple[RoundRecord, ...]:
+        """Return the rounds before one, in order, those that an earlier start has logged too."""
+        return tuple(self._rounds[k] for k in sorted(self._rounds) if k < number)
+
+    def round_done(self, record: RoundRecord) -> RoundRecord:
+        """Write one round, to the log first, and to every board.
+
+        It is on disk before this returns, so that a checkpoint written later never knows of a round
+        that the log does not.
+
+        Returns:
+            The round, with the bytes that travelled since the first.
+        """
+        rounds = (*self.rounds_before(record.round), record)
+        parts = [client for each in rounds for client in each.clients]
+        record = replace(
+            record,
+            total_bytes_received=sum(part.bytes_received for part in parts),
+            total_bytes_sent=sum(part.bytes_sent for part in parts),
+        )
         self.record("round", **asdict(record))
+        os.fsync(self._file.fileno())
+        self._rounds[record.round] = record
         scalars = scalars_of(record)
         for board in self._boards:
             board.add(scalars, record.round)
+        return record
 
     def close(self, outcome: Outcome) -> None:
         """Close the boards, note what any of them has not received, and close the log."""
@@ -194,6 +231,7 @@ def scalars_of(record: RoundRecord) -> dict[str, float]:
             scalars[f"clients/loss_{client.client:02d}"] = client.loss
     if record.num_bytes:
         scalars["exchange/bytes"] = record.num_bytes
+        scalars["exchange/bytes_total"] = record.total_bytes
     return scalars | {f"strategy/{name}": value for name, value in record.figures.items()}
 
 
@@ -220,4 +258,19 @@ def read_rounds(run: Path) -> tuple[RoundRecord, ...]:
 def _round(event: dict[str, Any]) -> RoundRecord:
     clients = tuple(ClientRecord(**client) for client in event["clients"])
     own = {name: event[name] for name in ("round", "loss", "dice", "seconds", "figures")}
-    return RoundRecord(**own, clients=clients, absent=tuple(event["absent"]))
+    totals = {name: event.get(name, 0) for name in ("total_bytes_received", "total_bytes_sent")}
+    return RoundRecord(**own, **totals, clients=clients, absent=tuple(event["absent"]))
+
+
+def first_round_at(rounds: Sequence[RoundRecord], dice: float) -> int | None:
+    """Find the first round whose mean training Dice over the regions reaches a value, if any."""
+    return next((record.round for record in rounds if record.mean_dice >= dice), None)
+
+
+def record_target(run: Path, dice: float) -> int | None:
+    """Find the first round of a run that reaches a mean training Dice, and note it in the run's log."""
+    reached = first_round_at(read_rounds(run), dice)
+    log = RunLog(run)
+    log.record("target", dice=dice, round=reached)
+    log.close("finished")
+    return reached

@@ -1,6 +1,6 @@
 """What every kind of training starts from: the network, its data, and a run's folder, new or resumed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +8,22 @@ import torch
 from torch import nn
 
 from cache_schema.errors import InputError
-from cache_schema.manifest import Manifest, read_manifest
+from cache_schema.manifest import read_manifest
 from training.config import CONFIG_NAME, TrainConfig, read_config, write_config
 from training.data import SliceDataset
-from training.device import choose_device, compile_where_it_pays, keep_freed_memory
+from training.device import (
+    choose_device,
+    compile_where_it_pays,
+    device_kind,
+    keep_freed_memory,
+)
 from training.models.initial import initial_model
-from training.provenance import require_same_cache, write_provenance
+from training.provenance import (
+    read_provenance,
+    require_same_cache,
+    write_provenance,
+    write_remote_provenance,
+)
 
 
 @dataclass(frozen=True)
@@ -22,18 +32,30 @@ class Session:
 
     Attributes:
         model: Initial weights, on the CPU.
-        device: Where to train.
+        devices: Where to train.
         dataset: Training slices of all clients.
         members: Clients that have any.
     """
 
     model: nn.Module
-    device: torch.device
+    devices: Sequence[torch.device]
     dataset: SliceDataset
     members: Sequence[int]
 
+    @property
+    def device(self) -> torch.device:
+        """The first device; for most kinds of training there is no other."""
+        return self.devices[0]
 
-def open_session(config: TrainConfig, cache: Path, run: Path, *, resume: bool) -> Session:
+
+def open_session(
+    config: TrainConfig,
+    cache: Path,
+    run: Path,
+    *,
+    resume: bool,
+    devices: Sequence[torch.device] = (),
+) -> Session:
     """Build what training needs, and make the run's folder last, when nothing can be wrong any more.
 
     Args:
@@ -41,19 +63,19 @@ def open_session(config: TrainConfig, cache: Path, run: Path, *, resume: bool) -
         cache: A finished cache; its test set is not touched.
         run: A new folder, or with `resume` one that a run with the same settings has left.
         resume: Go on with a run.
+        devices: Where to train; by default on the one that `config` names.
 
     Raises:
         InputError: If the cache or an option cannot be used, or `run` is not as it should be.
     """
+    devices = devices or (choose_device(config.device),)
+    device = devices[0]
     manifest = read_manifest(cache)
     if resume:
-        _require_same_run(config, cache, run, manifest)
-    elif (run / CONFIG_NAME).exists():
-        raise InputError(
-            f"{run} holds a run already; go on with it with --resume, give another folder with --run, "
-            "or remove it"
-        )
-    device = choose_device(config.device)
+        _require_same_settings(config, run)
+        require_same_cache(run, cache, manifest)
+    else:
+        require_no_run(run)
     keep_freed_memory(device)
     model = initial_model(config)
     compile_where_it_pays(model, config.compile, device)
@@ -63,14 +85,59 @@ def open_session(config: TrainConfig, cache: Path, run: Path, *, resume: bool) -
         raise InputError(f"{cache} has no training slices with --slices {config.slices}")
     if not resume:
         run.mkdir(parents=True, exist_ok=True)
-        write_provenance(run, manifest, device=str(device))
+        write_provenance(run, manifest, device=",".join(map(str, devices)))
         write_config(run, config)
-    return Session(model, device, dataset, members)
+    return Session(model, devices, dataset, members)
 
 
-def _require_same_run(config: TrainConfig, cache: Path, run: Path, manifest: Manifest) -> None:
+def open_remote_run(
+    config: TrainConfig, run: Path, *, name: str, sites: Mapping[int, str], resume: bool
+) -> None:
+    """Make the folder of a run whose clients train at their own places, or find the one to go on with.
+
+    Args:
+        config: Of the run; saved with it.
+        run: A new folder, or with `resume` one that a run with the same settings has left.
+        name: What the clients know the run by.
+        sites: Digest of each client's manifest.
+        resume: Go on with a run.
+
+    Raises:
+        InputError: If `run` is not as it should be, or its clients have other data now.
+    """
+    if resume:
+        _require_same_settings(config, run)
+        saved = read_provenance(run).get("sites")
+        given = {str(client): digest for client, digest in sites.items()}
+        if saved != given:
+            raise InputError(
+                f"{run} was begun by other clients or with other data: {saved}, not {given}"
+            )
+        return
+    require_no_run(run)
+    run.mkdir(parents=True, exist_ok=True)
+    write_remote_provenance(run, name=name, sites=sites)
+    write_config(run, config)
+
+
+def require_no_run(run: Path) -> None:
+    """Make sure that nothing is overwritten.
+
+    Raises:
+        InputError: If the folder holds a run.
+    """
+    if (run / CONFIG_NAME).exists():
+        raise InputError(
+            f"{run} holds a run already; go on with it with --resume, give another folder with --run, "
+            "or remove it"
+        )
+
+
+def _require_same_settings(config: TrainConfig, run: Path) -> None:
     saved = read_config(run).model_dump()
     given = config.model_dump()
+    if device_kind(given["device"]) == device_kind(saved["device"]):
+        given["device"] = saved["device"]  # which of a kind, and how many, decides nothing
     changed = [
         f"--{name.replace('_', '-')} {given[name]} instead of {value}"
         for name, value in saved.items()
@@ -78,4 +145,3 @@ def _require_same_run(config: TrainConfig, cache: Path, run: Path, manifest: Man
     ]
     if changed:
         raise InputError(f"{run} was begun with other settings ({', '.join(changed)})")
-    require_same_cache(run, cache, manifest)

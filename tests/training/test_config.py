@@ -27,6 +27,13 @@ def test_all_wrong_options_are_named_at_once():
     assert "\n" not in str(caught.value)
 
 
+def test_adaptive_epochs_and_a_fixed_number_of_steps_exclude_each_other():
+    assert make_config(epoch_schedule="adaptive").local_steps is None
+    assert make_config(local_steps=5).epoch_schedule == "constant"
+    with pytest.raises(InputError, match=r"^--epoch-schedule: adapts passes; with --local-steps"):
+        make_config(epoch_schedule="adaptive", local_steps=5)
+
+
 def test_a_folder_without_settings_is_no_run(tmp_path):
     with pytest.raises(InputError, match="is not a run"):
         read_config(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cache_schema.errors import InputError
-from training.device import choose_device
+from training.device import choose_device, choose_devices, device_kind
 
 
 def test_cpu_is_cpu():
@@ -20,6 +20,32 @@ def test_auto_finds_a_device_that_computes():
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(InputError, match="--device abacus"):
         choose_device("abacus")
+
+
+def test_a_list_is_one_device_for_each_entry():
+    assert choose_devices("cpu,cpu") == (torch.device("cpu"),) * 2
+    assert choose_devices("cpu") == (torch.device("cpu"),)
+
+
+def test_a_list_is_refused_where_there_can_be_only_one():
+    with pytest.raises(InputError, match="--device cpu,cpu: only `train fed`"):
+        choose_device("cpu,cpu")
+
+
+def test_kinds_are_not_mixed():
+    with pytest.raises(InputError, match="--device cpu,meta: devices of different kinds"):
+        choose_devices("cpu,meta")
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"), [("cpu", "cpu"), ("cpu,cpu", "cpu"), ("cuda:31,cuda:7", "cuda")]
+)
+def test_the_kind_of_a_device_is_known_without_it(names, kind):
+    assert device_kind(names) == kind
+
+
+def test_auto_is_of_the_kind_that_is_there():
+    assert device_kind("auto") == choose_device("auto").type
 
 
 KEPT = """

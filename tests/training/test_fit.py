@@ -91,6 +91,19 @@ def test_the_decay_goes_on_from_stint_to_stint(monkeypatch):
     assert rates == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("schedule", ["plateau", "constant"])
+def test_without_a_cosine_the_rate_is_the_share_that_is_left(schedule, monkeypatch):
+    rates = []
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self: rates.append(self.param_groups[0]["lr"])
+    )
+    settings, model = config(learning_rate=0.5, lr_schedule=schedule), OnePixel()
+    stint = Stint((1,), 0, 3, progress=0.5, progress_per_step=0.1, rate_factor=0.2)
+    batches = iter(list(slices(6)))
+    fit(model, make_optimizer(model, settings), batches, settings, stint=stint, on_step=id)
+    assert rates == pytest.approx([0.1, 0.1, 0.1])
+
+
 def test_training_changes_the_weights_towards_the_truth():
     model = OnePixel()
     run(model, config(learning_rate=0.1), stop=6)

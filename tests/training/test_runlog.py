@@ -10,8 +10,10 @@ from training.runlog import (
     ClientRecord,
     RoundRecord,
     TensorBoard,
+    first_round_at,
     open_log,
     read_rounds,
+    record_target,
     scalars_of,
 )
 
@@ -122,3 +124,65 @@ def test_tensorboard_goes_on_in_the_same_folder(tmp_path):
 def test_central_training_counts_as_one_client():
     record = RoundRecord(1, 0.5, {}, 2.0, (client(EVERYBODY, 0.5),))
     assert scalars_of(record) == {"train/loss": 0.5, "clients/loss_-1": 0.5}
+
+
+def exchange(number, received, sent, dice=0.5):
+    """Make a round of two clients, one of which was refused; its bytes travelled all the same."""
+    clients = tuple(
+        ClientRecord(k, 8, 1, 0.5, {}, 1.0, refused, received, sent)
+        for k, refused in enumerate((None, "NaN"))
+    )
+    return RoundRecord(number, 0.5, {"ET": dice - 0.2, "WT": dice + 0.2}, 2.0, clients)
+
+
+def test_bytes_add_up_over_the_rounds_of_a_run_that_goes_on(tmp_path):
+    with open_log(tmp_path) as log:
+        assert log.round_done(exchange(1, 10, 7)).total_bytes == 2 * 17
+        log.round_done(exchange(2, 100, 70))  # killed before its checkpoint
+    shelf = Shelf()
+    with open_log(tmp_path, (shelf,)) as log:
+        assert [record.round for record in log.rounds_before(2)] == [1]
+        log.round_done(exchange(2, 100, 70))
+        log.round_done(exchange(3, 1, 2))
+    records = read_rounds(tmp_path)
+    assert [record.total_bytes_received for record in records] == [20, 220, 222]
+    assert [record.total_bytes_sent for record in records] == [14, 154, 158]
+    assert [scalars["exchange/bytes"] for _, scalars in shelf.shown] == [340, 6]
+    assert [scalars["exchange/bytes_total"] for _, scalars in shelf.shown] == [374, 380]
+    assert events(tmp_path)[-1]["total_bytes_sent"] == 158
+
+
+def test_a_log_of_an_earlier_release_is_read_and_its_bytes_count(tmp_path):
+    with open_log(tmp_path) as log:
+        log.round_done(exchange(1, 10, 7))
+    (event,) = events(tmp_path)
+    del event["total_bytes_received"], event["total_bytes_sent"]
+    (tmp_path / "log.jsonl").write_text(json.dumps(event) + "\n")
+    with open_log(tmp_path) as log:
+        assert log.round_done(exchange(2, 1, 1)).total_bytes == 38
+
+
+def test_a_round_is_on_disk_before_its_checkpoint_can_be(tmp_path, failing_sync):
+    with failing_sync(1, KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):  # noqa: SIM117
+        with open_log(tmp_path) as log:
+            log.round_done(exchange(1, 10, 7))
+    assert [record.round for record in read_rounds(tmp_path)] == [1]
+
+
+def test_the_first_round_at_a_dice_is_found_by_the_mean_of_the_regions():
+    rounds = [exchange(k, 0, 0, dice) for k, dice in ((1, 0.25), (2, 0.75), (3, 0.5), (4, 0.875))]
+    assert first_round_at(rounds, 0.5) == 2
+    assert first_round_at(rounds, 0.75) == 2
+    assert first_round_at(rounds, 0.8) == 4  # one region alone had 0.95 in round 2
+    assert first_round_at(rounds, 0.9) is None
+
+
+def test_a_target_is_noted_in_the_log_whether_it_was_reached_or_not(tmp_path):
+    with open_log(tmp_path) as log:
+        log.round_done(exchange(1, 10, 7, 0.25))
+        log.round_done(exchange(2, 10, 7, 0.5))
+    assert record_target(tmp_path, 0.4) == 2
+    assert record_target(tmp_path, 0.6) is None
+    noted = [(e["dice"], e["round"]) for e in events(tmp_path) if e["event"] == "target"]
+    assert noted == [(0.4, 2), (0.6, None)]
+    assert len(read_rounds(tmp_path)) == 2

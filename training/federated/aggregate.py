@@ -90,9 +90,14 @@ def _find_odd_tensor(update: Update, reference: State) -> str | None:
         if name not in reference or tensor.shape != reference[name].shape:
             return f"{name} goes along, but the model has no such tensor"
     for name, tensor in (*update.state.items(), *update.extras.items()):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not _is_finite(tensor):
             return f"{name} has values that are not finite"
     return None
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Look at the sum first: it is finite only if all values are, and ten times as fast to compute."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def weighted_mean(updates: Iterable[tuple[float, State]]) -> dict[str, Tensor]:

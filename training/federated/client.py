@@ -1,8 +1,10 @@
 """Clients that train in this process: from the global model to a reply."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import nn
@@ -10,14 +12,37 @@ from torch.utils.data import DataLoader
 
 from training.config import TrainConfig
 from training.data import Pass, Passes, Slice, SliceDataset, make_loader, read_batches
+from training.device import compile_where_it_pays, fork_random, keep_freed_memory
 from training.federated.aggregate import copy_state
 from training.federated.client_memory import ClientMemory
 from training.federated.exchange import narrow, narrow_change, widen
+from training.federated.schedule import count_local_steps
 from training.federated.strategy import Strategy
 from training.federated.work import Order, Reply
 from training.fit import Stint, fit, make_optimizer
+from training.models.initial import random_model
 from training.runlog import Observer
 from training.seeds import derive_seed
+
+
+class Shifts(Passes):
+    """The batches of one client after another, each one's passes cut after its last step."""
+
+    _shifts: Sequence[tuple[Sequence[Pass], int]] = ()
+
+    def plan_shifts(self, shifts: Sequence[tuple[Sequence[Pass], int]]) -> None:
+        """Decide on the passes and the number of steps of each client of the next iteration."""
+        self._shifts = shifts
+
+    def __len__(self) -> int:
+        """Return the number of batches of all clients."""
+        return sum(num_steps for _, num_steps in self._shifts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the indices of each batch."""
+        for passes, num_steps in self._shifts:
+            self.plan(passes)
+            yield from islice(super().__iter__(), num_steps)
 
 
 class LocalClients:
@@ -52,18 +77,17 @@ class LocalClients:
         self._strategy = strategy
         self._memory = memory
         self._config = config
-        self._passes = Passes(dataset, config.batch_size, tumour_share=config.tumour_share)
+        self._shifts = Shifts(dataset, config.batch_size, tumour_share=config.tumour_share)
         self._loader: DataLoader[Slice] = make_loader(
             dataset,
-            self._passes,
+            self._shifts,
             num_workers=config.loader_workers,
             pin_memory=next(model.parameters()).is_cuda,
         )
 
     def count_steps(self, clients: Sequence[int]) -> int:
-        """Count the optimiser steps of a round."""
-        per_epoch = sum(self._passes.num_batches((client,)) for client in clients)
-        return self._config.local_epochs * per_epoch
+        """Count the optimiser steps of a round, the most there can be."""
+        return sum(self._num_steps(client) for client in clients)
 
     def train(self, clients: Sequence[int], order: Order, observer: Observer) -> Iterator[Reply]:
         """Let clients train one after another; batches of the next one are read meanwhile.
@@ -71,13 +95,7 @@ class LocalClients:
         Raises:
             InputError: If a shard or a client's own memory is damaged.
         """
-        self._passes.plan(
-            [
-                Pass((client,), derive_seed(self._config.seed, order.round, client, epoch))
-                for client in clients
-                for epoch in range(self._config.local_epochs)
-            ]
-        )
+        self._shifts.plan_shifts([self._shift(client, order) for client in clients])
         batches = read_batches(self._loader)
         received = replace(order, model=widen(order.model), extras=widen(order.extras))
         for client in clients:
@@ -93,13 +111,13 @@ class LocalClients:
         rule = self._strategy.begin(
             self._model, order.extras, self._memory.load(client, remembered)
         )
-        with torch.random.fork_rng():
+        with fork_random(next(self._model.parameters()).device):
             result = fit(
                 self._model,
                 make_optimizer(self._model, self._config),
                 batches,
                 self._config,
-                stint=self._stint(client, order.round),
+                stint=self._stint(client, order),
                 on_step=lambda loss: observer.step(
                     round_number=order.round, client=client, loss=loss
                 ),
@@ -122,14 +140,57 @@ class LocalClients:
             extras=narrow(to_send, self._config.exchange),
         )
 
-    def _stint(self, client: int, round_number: int) -> Stint:
-        steps_per_epoch = self._passes.num_batches((client,))
-        local_epochs = self._config.local_epochs
-        total_epochs = self._config.rounds * local_epochs
+    def _num_steps(self, client: int, local_epochs: int | None = None) -> int:
+        return count_local_steps(self._config, self._shifts.num_batches((client,)), local_epochs)
+
+    def _shift(self, client: int, order: Order) -> tuple[list[Pass], int]:
+        num_steps = self._num_steps(client, order.local_epochs)
+        num_passes = math.ceil(num_steps / self._shifts.num_batches((client,)))
+        passes = [
+            Pass((client,), derive_seed(self._config.seed, order.round, client, epoch))
+            for epoch in range(num_passes)
+        ]
+        return passes, num_steps
+
+    def _stint(self, client: int, order: Order) -> Stint:
+        num_steps = self._num_steps(client, order.local_epochs)
         return Stint(
-            stream=(round_number, client),
+            stream=(order.round, client),
             start=0,
-            stop=local_epochs * steps_per_epoch,
-            progress=(round_number - 1) / self._config.rounds,
-            progress_per_step=1.0 / (total_epochs * steps_per_epoch),
+            stop=num_steps,
+            progress=(order.round - 1) / self._config.rounds,
+            progress_per_step=1.0 / (self._config.rounds * num_steps),
+            rate_factor=order.rate_factor,
+        )
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """All that a process needs to train any client of a run; it travels there once.
+
+    Attributes:
+        dataset: Training slices of all clients.
+        config: Of the run.
+        strategy: As `config` names it.
+        memory: What clients keep from round to round.
+    """
+
+    dataset: SliceDataset
+    config: TrainConfig
+    strategy: Strategy
+    memory: ClientMemory
+
+    def open(self, device: torch.device) -> LocalClients:
+        """Build the clients of this process; weights come with every order."""
+        if device.type == "cuda":
+            torch.cuda.set_device(device.index or 0)
+        keep_freed_memory(device)
+        model = random_model(self.config)
+        compile_where_it_pays(model, self.config.compile, device)
+        return LocalClients(
+            self.dataset,
+            model.to(device),
+            self.config,
+            strategy=self.strategy,
+            memory=self.memory,
         )

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -14,11 +15,14 @@ from cache_schema.errors import InputError
 from cache_schema.vocabulary import REGIONS
 from training.checkpoint import load_resume, save_resume, save_weights
 from training.config import TrainConfig
+from training.device import choose_devices
 from training.federated.aggregate import Server, State, Update, copy_state, find_fault
-from training.federated.client import LocalClients
+from training.federated.client import LocalClients, Workplace
 from training.federated.client_memory import ClientMemory
+from training.federated.client_pool import ClientPool
 from training.federated.exchange import count_bytes, narrow, widen, widen_change
 from training.federated.hostile import Liars, Turnout, choose_liars, draw_turnout
+from training.federated.schedule import Pace, pace_figures, plan_pace
 from training.federated.strategies.registry import make_strategy
 from training.federated.strategy import Strategy
 from training.federated.work import Clients, Lost, Order, Reply
@@ -53,23 +57,18 @@ def run_federation(
             cannot be written, or a round has no sound update.
     """
     strategy = make_strategy(config.strategy, config.strategy_options)
-    session = open_session(config, cache, run, resume=resume)
-    clients = LocalClients(
-        session.dataset,
-        session.model.to(session.device),
-        config,
-        strategy=strategy,
-        memory=ClientMemory(run / MEMORY_FOLDER),
-    )
-    clients = LocalClients(
-        session.dataset,
-        session.model.to(session.device),
-        config,
-        strategy=strategy,
-        memory=ClientMemory(run / MEMORY_FOLDER),
-    )
-    federation = Federation(config, run, session.members, clients, strategy)
-    federation.carry_on(session.model, observer, resume=resume, boards=boards, cache=str(cache))
+    devices = choose_devices(config.device)
+    session = open_session(config, cache, run, resume=resume, devices=devices)
+    memory = ClientMemory(run / MEMORY_FOLDER)
+    model = session.model if len(devices) > 1 else session.model.to(session.device)
+    local = LocalClients(session.dataset, model, config, strategy=strategy, memory=memory)
+    with ExitStack() as stack:
+        clients: Clients = local
+        if len(devices) > 1:
+            workplace = Workplace(session.dataset, config, strategy, memory)
+            clients = stack.enter_context(ClientPool(local, workplace, devices))
+        federation = Federation(config, run, session.members, clients, strategy)
+        federation.carry_on(model, observer, resume=resume, boards=boards, cache=str(cache))
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class Federation:
         log.record(
             event,
             **about,
-            clients=self.members,
+            clients=list(self.members),
             byzantine=sorted(liars.clients),
             round=server.round + 1,
         )
@@ -142,7 +141,7 @@ class Federation:
         )
         for number, turnout in zip(numbers, turnouts, strict=True):
             server, record = _Round(self, number, turnout, server, liars, log, observer).carry_out()
-            log.round_done(record)
+            record = log.round_done(record)
             _save_server(self.run, server)
             observer.round_done(record)
         log.record("finished")
@@ -211,6 +210,11 @@ class _Round:
         server = replace(server, round=self.number, remembered=remembered)
         return server, self._summary(server, time.perf_counter() - start)
 
+    @property
+    def _pace(self) -> Pace:
+        history = self.log.rounds_before(self.number)
+        return plan_pace(self.federation.config, self.number, history)
+
     def _sound_updates(self) -> Iterator[Update]:
         """Note how every client fared and let the updates through that are fit for aggregation."""
         strategy, exchange = self.federation.strategy, self.federation.config.exchange
@@ -219,7 +223,14 @@ class _Round:
         present = self.turnout.present
         for group in [(client,) for client in present] if strategy.is_sequential else [present]:
             sent = narrow(model, exchange)
-            order = Order(self.number, sent, extras, self.server.remembered)
+            order = Order(
+                self.number,
+                sent,
+                extras,
+                self.server.remembered,
+                local_epochs=self._pace.local_epochs,
+                rate_factor=self._pace.rate_factor,
+            )
             received = widen(sent)
             for reply in self._replies(group, order):
                 update = self.liars.falsify(_update(reply, received, exchange), model, self.number)
@@ -268,7 +279,10 @@ class _Round:
             seconds=seconds,
             clients=tuple(self._records),
             absent=tuple(sorted((*self.turnout.absent, *self._lost))),
-            figures=dict(self.federation.strategy.figures(server)),
+            figures={
+                **pace_figures(self.federation.config, self._pace),
+                **self.federation.strategy.figures(server),
+            },
         )
 
 

@@ -18,12 +18,16 @@ class Order:
         extras: What the strategy sends along, as it travels.
         remembered: For every client that keeps something from round to round, the last one whose
             update was accepted: what it kept in that one counts.
+        local_epochs: Passes over the client's slices; by default as configured.
+        rate_factor: Share of the learning rate that is left, where it follows no cosine.
     """
 
     round: int
     model: State
     extras: State = field(default_factory=dict)
     remembered: Mapping[int, int] = field(default_factory=dict)
+    local_epochs: int | None = None
+    rate_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Clients(Protocol):
     """The clients of a federation, in this process or anywhere."""
 
     def count_steps(self, clients: Sequence[int]) -> int:
-        """Count the optimiser steps of a round in which these clients train."""
+        """Count the optimiser steps of a round in which these clients train, the most there can be."""
 
     def train(
         self, clients: Sequence[int], order: Order, observer: Observer

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -105,3 +107,10 @@ def test_nonsense_is_refused(updates, message):
 def test_a_fault_of_an_update_is_named(update, fault):
     found = find_fault(update, state([0.0, 0.0]))
     assert found is None if fault is None else fault in found
+
+
+def test_values_whose_sum_overflows_are_sound_and_infinities_that_cancel_are_not():
+    large = {"w": torch.tensor([3e38, 3e38, 1.0])}
+    assert find_fault(Update(0, 1, 1, 0.5, large), large) is None
+    broken = {"w": torch.tensor([math.inf, -math.inf, 1.0])}
+    assert find_fault(Update(0, 1, 1, 0.5, broken), large) == "w has values that are not finite"

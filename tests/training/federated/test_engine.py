@@ -207,7 +207,7 @@ def test_a_run_that_was_killed_in_a_step_ends_with_the_same_bits(
     assert mine == theirs
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
 def test_a_run_that_was_killed_while_it_saved_ends_with_the_same_bits(
     number, small_cache, tiny_config, tiny_run, tmp_path, observer, failing_sync
 ):
