@@ -6,12 +6,15 @@ Heavy imports happen inside commands, so that `--help` and completion answer at 
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from click import FloatRange
 from click.core import ParameterSource
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -49,6 +52,11 @@ train = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+site = typer.Typer(
+    help="A hospital's place in a federation across machines, see docs/deployment.md.",
+    no_args_is_help=True,
+)
+train.add_typer(site, name="site")
 console = Console()
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -369,6 +377,9 @@ class _TrainingBar:
         note = f", {refused} updates refused" if refused else ""
         note += f", {len(record.absent)} clients absent" if record.absent else ""
         note += "".join(f", {name} {value:.3g}" for name, value in record.figures.items())
+        if record.num_bytes:
+            sizes = (decimal(record.num_bytes), decimal(record.total_bytes))
+            note += ", {} exchanged, {} in all".format(*sizes)
         self._progress.print(
             f"round {record.round}: loss {record.loss:.4f}, training Dice {dice}, "
             f"{record.seconds:.1f} s{note}"
@@ -406,7 +417,10 @@ TumourShare = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 LoaderWorkers = Annotated[int, typer.Option(help="Processes that read shards.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda, cuda:1, mps; `train fed` takes several: cuda:0,cuda:1."),
+]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"],
     typer.Option(help="Of the network; auto is bfloat16 on a GPU."),
@@ -442,23 +456,18 @@ _PARAMETERS = {"strategy_options": "strategy_option"}
 """Settings that have another name on the command line."""
 
 
+def _is_given(context: typer.Context, parameter: str) -> bool:
+    return context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+
+
 def _settings(context: typer.Context) -> dict[str, object]:
     """Pick the options of a command that are settings of a run."""
-    from training.config import TrainConfig
+    from training.config import TrainConfig, named_values
 
     settings = {n: value for n, value in context.params.items() if n in TrainConfig.model_fields}
     if "strategy_option" in context.params:
-        settings["strategy_options"] = _named_values(context.params["strategy_option"] or ())
+        settings["strategy_options"] = named_values(context.params["strategy_option"] or ())
     return settings
-
-
-def _named_values(options: "Sequence[str]") -> dict[str, str]:
-    """Take `NAME=VALUE` apart."""
-    pairs = [option.partition("=") for option in options]
-    for name, equals, value in pairs:
-        if not (name and equals and value):
-            raise InputError(f"--strategy-option {name}{equals}{value}: write it as NAME=VALUE")
-    return {name: value for name, _, value in pairs}
 
 
 def _training_config(context: typer.Context, run: Path, **fixed: object) -> "TrainConfig":
@@ -471,7 +480,7 @@ def _training_config(context: typer.Context, run: Path, **fixed: object) -> "Tra
     named = {
         name: value
         for name, value in given.items()
-        if context.get_parameter_source(_PARAMETERS.get(name, name)) is ParameterSource.COMMANDLINE
+        if _is_given(context, _PARAMETERS.get(name, name))
     }
     return make_config(**{**read_config(run).model_dump(), **named})
 
@@ -509,8 +518,30 @@ def train_fed(
     ] = "fp32",
     rounds: Annotated[int, typer.Option(help="Communication rounds.")] = 30,
     local_epochs: Annotated[int, typer.Option(help="Passes over a client's slices a round.")] = 3,
+    local_steps: Annotated[
+        int | None, typer.Option(help="Instead: optimiser steps of every client a round.")
+    ] = None,
+    epoch_schedule: Annotated[
+        Literal["constant", "adaptive"],
+        typer.Option(help="Adaptive: fewer passes a round as the loss falls."),
+    ] = "constant",
+    target_dice: Annotated[
+        float | None,
+        typer.Option(
+            click_type=FloatRange(0, 1, min_open=True, max_open=True),
+            help="Tell the first round whose mean Dice over the regions reaches this, on augmented "
+            "training batches; the test set is not touched. Decides nothing.",
+        ),
+    ] = None,
     batch_size: BatchSize = 8,
-    learning_rate: LearningRate = 1e-4,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam, at the start.")] = 1e-4,
+    lr_schedule: Annotated[
+        Literal["cosine", "plateau", "constant"],
+        typer.Option(help="Plateau: a fifth whenever training Dice has stopped rising."),
+    ] = "cosine",
+    lr_patience: Annotated[
+        int, typer.Option(help="Rounds without a better Dice that are a plateau.")
+    ] = 20,
     crop: Crop = 224,
     rotation_deg: RotationDeg = 15.0,
     noise_std: NoiseStd = 0.01,
@@ -524,12 +555,21 @@ def train_fed(
     compile: Compile = "auto",
     mlflow: Mlflow = None,
 ) -> None:
-    """Train one model over all clients of a cache, in this process."""
+    """Train one model over all clients of a cache, on this machine."""
     from training.federated.engine import run_federation
+    from training.runlog import record_target
 
+    if local_steps is not None and _is_given(context, "local_epochs"):
+        raise InputError(
+            "--local-epochs and --local-steps exclude each other; leave one of them out"
+        )
     config = _training_config(context, run)
     with _boards(mlflow) as boards, _progress("steps") as progress:
         run_federation(config, cache, run, _TrainingBar(progress), resume=resume, boards=boards)
+    if target_dice is not None:
+        reached = record_target(run, target_dice)
+        when = "no round" if reached is None else f"round {reached} first"
+        console.print(f"{when} reached a mean training Dice of {target_dice:g}")
     console.print(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
 
 
@@ -674,3 +714,76 @@ def train_ablate(
         ablation = ablate(config, cache, run, _AblationBar(progress))
     console.print(ablation_table(ablation), statistics_table(ablation))
     console.print(f"written: {write_ablation(run, ablation)}")
+
+
+def _require_flower() -> None:
+    """Say which extra is missing before an import fails."""
+    if find_spec("flwr") is None:
+        raise InputError("this needs the extra `flower`: python -m pip install 'fedunetmm[flower]'")
+
+
+@site.command("init")
+def site_init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="SITE", help="New folder, for settings and key.")
+    ],
+    client: Annotated[
+        int,
+        typer.Option(help="This hospital's number in the federation; the coordinator gives it."),
+    ],
+    cache: Annotated[Path, typer.Option(help="Its shards.")] = Path("cache"),
+    cache_client: Annotated[
+        int | None,
+        typer.Option(
+            help="Whose shards of the cache, if not those of --client.", show_default=False
+        ),
+    ] = None,
+    loader_workers: LoaderWorkers = 1,
+    device: Device = "auto",
+) -> None:
+    """Make a hospital's site and its key pair."""
+    _require_flower()
+    from training.flower.site import PUBLIC_KEY_NAME, init_site, make_site
+
+    init_site(
+        folder,
+        make_site(
+            client=client,
+            cache=str(cache.resolve()),
+            cache_client=client if cache_client is None else cache_client,
+            device=device,
+            loader_workers=loader_workers,
+        ),
+    )
+    console.print(f"{folder} is made; send {folder / PUBLIC_KEY_NAME} to the coordinator")
+
+
+@site.command("check")
+def site_check(
+    folder: Annotated[Path, typer.Argument(metavar="SITE", help="Folder that `init` made.")],
+    superlink: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The coordinator's SuperLink.")
+    ],
+    ca: Annotated[
+        Path, typer.Option(help="The CA certificate that the coordinator has handed out.")
+    ],
+) -> None:
+    """Check shards, key and connection of a site, and print the command that joins the federation."""
+    _require_flower()
+    from training.flower.site import check_connection, check_site, supernode_command
+
+    with _progress("shards") as progress:
+        task = progress.add_task("shards", total=None)
+        problems = check_site(
+            folder,
+            on_shard=lambda name, total: progress.update(
+                task, advance=1, total=total, description=name
+            ),
+        )
+    problems += check_connection(superlink, ca)
+    for problem in problems:
+        errors.print(problem, markup=False)
+    if problems:
+        raise InputError(f"{folder} is not ready: {len(problems)} problems")
+    console.print("ready; start this, and leave it running:")
+    print(supernode_command(folder, superlink, ca))  # noqa: T201 - as it is, to be copied

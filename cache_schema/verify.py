@@ -37,6 +37,33 @@ def verify_cache(
     return [*problems, *_foreign_files(cache, manifest)]
 
 
+def verify_client(
+    cache: Path, client: int, *, on_shard: Callable[[str, int], None] | None = None
+) -> list[str]:
+    """Compare one client's shards with the manifest, every slice; others need not be there.
+
+    Args:
+        cache: Holds the manifest and this client's folder.
+        client: Whose shards.
+        on_shard: Told each shard's path before it is looked at, and their number.
+
+    Returns:
+        One sentence for each problem; empty if there is none.
+
+    Raises:
+        InputError: If the manifest itself cannot be read.
+    """
+    manifest = read_manifest(cache)
+    paths = manifest.client_shards(client)
+    problems: list[str] = []
+    for shard in manifest.shards:
+        if shard.path in paths:
+            if on_shard is not None:
+                on_shard(shard.path, len(paths))
+            problems += _shard_problems(cache, manifest, shard, deep=True)
+    return problems
+
+
 def _shard_problems(
     cache: Path, manifest: Manifest, shard: ShardRecord, *, deep: bool
 ) -> Iterator[str]:

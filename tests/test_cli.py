@@ -265,3 +265,28 @@ def test_a_resumed_run_keeps_its_settings_and_refuses_others_by_option(cache, tm
     command = ("train", "fed", "--cache", cache, "--run", "run", "--resume")
     result = run(*command, "--crop", 64, "--rounds", 9, cwd=tmp_path)
     assert_fails(result, "run was begun with other settings (--rounds 9 instead of 2)")
+
+
+@pytest.mark.parametrize(
+    ("options", "mention"),
+    [
+        (("--local-steps", 5, "--local-epochs", 2), "--local-steps"),
+        (("--local-steps", 5, "--epoch-schedule", "adaptive"), "--epoch-schedule"),
+        (("--strategy-option", "mu"), "--strategy-option mu: write it as NAME=VALUE"),
+    ],
+)
+def test_settings_of_a_round_that_exclude_each_other_are_named(options, mention, tmp_path):
+    assert_fails(run("train", "fed", *options, cwd=tmp_path), mention)
+
+
+def test_a_target_dice_is_told_also_of_a_run_that_is_finished(small_cache, tmp_path):
+    options = ("--cache", small_cache, "--run", "run", "--slices", "tumour", "--crop", 32)
+    result = run("train", "fed", *options, *UNTRAINED, "--target-dice", 0.001, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "round 1 first reached a mean training Dice of 0.001" in result.stdout
+    again = ("--cache", small_cache, "--run", "run", "--resume", "--target-dice", 0.999)
+    result = run("train", "fed", *again, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = (tmp_path / "run/log.jsonl").read_text().splitlines()
+    targets = [json.loads(line) for line in lines if '"target"' in line]
+    assert [(each["dice"], each["round"]) for each in targets] == [(0.001, 1), (0.999, None)]

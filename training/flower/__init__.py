@@ -1,0 +1,1 @@
+"""A federation across machines, on Flower: the same clients, strategies and rounds as in one process."""

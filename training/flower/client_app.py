@@ -1,0 +1,147 @@
+"""A hospital's side: orders in, replies out, one at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from cache_schema.errors import InputError
+from cache_schema.manifest import digest, read_manifest
+from training.data import SliceDataset
+from training.device import choose_device
+from training.federated.client import Workplace
+from training.federated.client_memory import ClientMemory
+from training.federated.strategies.registry import make_strategy
+from training.flower.messages import (
+    Introduction,
+    Task,
+    pack_introduction,
+    pack_problem,
+    pack_reply,
+    sign,
+    unpack_order,
+    unpack_task,
+)
+from training.flower.site import MEMORY_FOLDER, Site, read_site
+from training.models.initial import random_model
+from training.runlog import RoundRecord
+
+app = ClientApp()
+
+
+@app.query("hello")
+def introduce(message: Message, context: Context) -> Message:
+    """Say who this node is, once its cache and the server's network are found fit."""
+    return _answer(message, context, _introduce)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train for a round."""
+    return _answer(message, context, lambda place, task: _train(place, task, message.content))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a node's data lie, and where it keeps what it has to remember."""
+
+    site: Site
+    memory: Path
+
+
+def _answer(
+    message: Message, context: Context, work: Callable[[_Place, Task], RecordDict]
+) -> Message:
+    try:
+        content = work(_find_place(context), unpack_task(message.content))
+    except InputError as error:
+        content = pack_problem(str(error))
+    return Message(content, reply_to=message)
+
+
+def _find_place(context: Context) -> _Place:
+    """Find a hospital's site, or in a simulation the shards of one client of a cache."""
+    if "site" in context.node_config:
+        folder = Path(str(context.node_config["site"]))
+        return _Place(read_site(folder), folder / MEMORY_FOLDER)
+    if "partition-id" not in context.node_config:
+        raise InputError(
+            "this SuperNode was started without its site: give --node-config 'site=\"FOLDER\"', as "
+            "`train site check FOLDER` prints it"
+        )
+    client = int(context.node_config["partition-id"])
+    cache, run = str(context.run_config["cache"]), Path(str(context.run_config["run"]))
+    site = Site(
+        client=client,
+        cache=cache,
+        cache_client=client,
+        device=str(context.run_config["device"]),
+        loader_workers=0,
+    )
+    return _Place(site, run / MEMORY_FOLDER)
+
+
+def _introduce(place: _Place, task: Task) -> RecordDict:
+    """Say who this node is.
+
+    Raises:
+        InputError: If there are no slices, or this release's network is not the server's.
+    """
+    config, client = task.config, place.site.client
+    if sign(random_model(config).state_dict()) != task.signature:
+        raise InputError(
+            f"the server's {config.model} has other tensors than that of release "
+            f"{version('fedunetmm')} here; install the coordinator's release"
+        )
+    workplace = _open(place, task)
+    if not len(workplace.dataset):
+        raise InputError(f"client {client} has no training slices with these settings")
+    return pack_introduction(
+        Introduction(
+            client=client,
+            num_examples=len(workplace.dataset),
+            num_steps=workplace.open(torch.device("cpu")).count_steps((client,)),
+            manifest=digest(read_manifest(Path(place.site.cache))),
+            version=version("fedunetmm"),
+        )
+    )
+
+
+def _train(place: _Place, task: Task, content: RecordDict) -> RecordDict:
+    clients = _open(place, task).open(choose_device(place.site.device))
+    (reply,) = clients.train((place.site.client,), unpack_order(content), _Silent())
+    return pack_reply(reply)
+
+
+def _open(place: _Place, task: Task) -> Workplace:
+    site, config = place.site, task.config
+    return Workplace(
+        dataset=SliceDataset(
+            Path(site.cache),
+            clients=(site.cache_client,),
+            slices=config.slices,
+            known_as=site.client,
+        ),
+        config=config.model_copy(
+            update={"loader_workers": site.loader_workers, "device": site.device}
+        ),
+        strategy=make_strategy(config.strategy, config.strategy_options),
+        memory=ClientMemory(place.memory / task.run),
+    )
+
+
+class _Silent:
+    """Is told about progress, which Flower has no place for."""
+
+    def started(self, *, num_rounds: int, num_steps: int) -> None:
+        """Say nothing."""
+
+    def step(self, *, round_number: int, client: int, loss: float) -> None:
+        """Say nothing."""
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Say nothing."""
