@@ -59,7 +59,7 @@ class TrainConfig(BaseModel):
         checkpoint_steps: In `train central`, optimiser steps between two checkpoints.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str = "unetmm"
     position: Literal["none", "2d", "3d", "2d+3d"] = "2d"

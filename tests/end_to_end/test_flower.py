@@ -9,10 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -116,11 +117,10 @@ def stopped_at_the_end(process):
         yield process
     finally:
         for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                pass
 
 
 class SuperLink:
@@ -139,7 +139,7 @@ class SuperLink:
             f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{self.address}"\n{trust}\n'
         )
         self.environment = environment(home)
-        self.start(
+        self.process = self.start(
             "superlink",
             *("flower-superlink", "--host", "127.0.0.1", "--port", port),
             *("--control-api-address", f"127.0.0.1:{free_port()}"),
@@ -222,6 +222,16 @@ class Deployment(SuperLink):
         assert result.returncode == 0, result.stderr
         command = result.stdout.strip().splitlines()[-1]
         return self.start(site.name, "sh", "-c", f"exec {command} --port {free_port()}")
+
+
+def kill_with_all_descendants(process) -> None:
+    """Kill -9 everything that a process has started, in whatever session."""
+    parent = psutil.Process(process.pid)
+    family = [parent, *parent.children(recursive=True)]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family, timeout=20)
 
 
 def socket_is_open(port) -> bool:
@@ -347,14 +357,24 @@ def test_strangers_and_a_number_taken_twice_are_refused_in_a_line(deployment, ca
     assert not (tmp_path / "twins").exists()
 
 
-def test_a_simulation_gives_the_weights_of_one_process(cache, tmp_path):
+def test_a_simulation_that_is_killed_goes_on_to_the_weights_of_one_process(cache, tmp_path):
+    settings = {"strategy": "scaffold", "exchange": "bf16", "rounds": 3}
+    resources = "num-supernodes=3 client-resources-num-cpus=1 client-resources-num-gpus=0"
+    words = ("simulated", "--federation-config", resources)
     with ExitStack() as stack:
         superlink = SuperLink(tmp_path, stack, "--insecure", "--simulation")
-        resources = "num-supernodes=3 client-resources-num-cpus=1 client-resources-num-gpus=0"
-        process = superlink.begin(
-            *("simulated", "--federation-config", resources), cache=str(cache), exchange="bf16"
-        )
+        superlink.begin(*words, cache=str(cache), **settings)
+        superlink.wait_for("simulated-run", "round", lambda: superlink.rounds("simulated"))
+        kill_with_all_descendants(superlink.process)
+    rounds = len(superlink.rounds("simulated"))
+    assert rounds < 3
+
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again/simulated").symlink_to(tmp_path / "simulated")
+    with ExitStack() as stack:
+        superlink = SuperLink(tmp_path / "again", stack, "--insecure", "--simulation")
+        process = superlink.begin(*words, cache=str(cache), resume=True, **settings)
         process.wait(PATIENCE_S)
-        assert len(superlink.rounds("simulated")) == 2, superlink.log("simulated-run")
-    alone = in_one_process(cache, tmp_path / "alone", exchange="bf16")
+        assert len(superlink.rounds("simulated")) == 3, superlink.log("simulated-run")
+    alone = in_one_process(cache, tmp_path / "alone", **settings)
     assert same_weights(tmp_path / "simulated", alone)

@@ -27,6 +27,12 @@ def test_all_wrong_options_are_named_at_once():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_setting_that_is_no_finite_number_is_refused(value):
+    with pytest.raises(InputError, match=r"^--learning-rate: .*finite number"):
+        make_config(learning_rate=value)
+
+
 def test_adaptive_epochs_and_a_fixed_number_of_steps_exclude_each_other():
     assert make_config(epoch_schedule="adaptive").local_steps is None
     assert make_config(local_steps=5).epoch_schedule == "constant"

@@ -65,7 +65,8 @@ def make_strategy(name: str, options: Mapping[str, str] | None = None) -> Strate
     kind: Any = STRATEGIES[name]
     hints = get_type_hints(kind, include_extras=True)
     own = {field.name: (hints[field.name], field.default) for field in fields(kind)}
-    model = create_model(name, __config__=ConfigDict(extra="forbid"), **own)  # type: ignore[call-overload]
+    rules = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model = create_model(name, __config__=rules, **own)  # type: ignore[call-overload]
     try:
         values = model.model_validate(dict(options or {})).model_dump()
     except ValidationError as error:

@@ -125,3 +125,9 @@ def test_an_unknown_strategy_is_answered_with_the_known_ones():
 def test_an_unknown_hyper_parameter_is_answered_with_the_known_ones():
     with pytest.raises(InputError, match=r"of fedavg: mu: Extra inputs .* it has these: none"):
         make_strategy("fedavg", {"mu": "1"})
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_hyper_parameter_that_is_no_finite_number_is_refused(value):
+    with pytest.raises(InputError, match=r"^--strategy-option of fedprox: mu: .*finite number"):
+        make_strategy("fedprox", {"mu": value})

@@ -1,0 +1,48 @@
+"""The folder of a run whose clients train at their own places."""
+
+import pytest
+
+from cache_schema.errors import InputError
+from cache_schema.manifest import digest, read_manifest
+from training.config import read_config
+from training.provenance import read_provenance, require_same_cache
+from training.session import open_remote_run
+
+
+def begin(run, config, sites, *, resume=False):
+    open_remote_run(config, run, name="a name", sites=sites, resume=resume)
+
+
+def test_a_run_keeps_its_settings_its_name_and_who_took_part(tiny_config, tmp_path):
+    begin(tmp_path / "run", tiny_config, {0: "a", 3: "b"})
+    assert read_config(tmp_path / "run") == tiny_config
+    saved = read_provenance(tmp_path / "run")
+    assert (saved["name"], saved["sites"], saved["manifest"]) == (
+        "a name",
+        {"0": "a", "3": "b"},
+        None,
+    )
+
+
+def test_scores_belong_to_the_one_cache_of_all_or_to_that_of_any_site(
+    small_cache, tiny_config, tmp_path
+):
+    manifest = read_manifest(small_cache)
+    for name, sites in (("parts", (digest(manifest),) * 2), ("own", ("another", digest(manifest)))):
+        begin(tmp_path / name, tiny_config, dict(enumerate(sites)))
+        require_same_cache(tmp_path / name, small_cache, manifest)
+    begin(tmp_path / "strange", tiny_config, {0: "another", 1: "one more"})
+    with pytest.raises(InputError, match="trained on another cache"):
+        require_same_cache(tmp_path / "strange", small_cache, manifest)
+
+
+def test_a_run_goes_on_with_the_same_settings_and_sites_alone(tiny_config, tmp_path):
+    run = tmp_path / "run"
+    begin(run, tiny_config, {0: "a", 1: "b"})
+    begin(run, tiny_config, {0: "a", 1: "b"}, resume=True)
+    with pytest.raises(InputError, match="other clients or with other data"):
+        begin(run, tiny_config, {0: "a", 1: "c"}, resume=True)
+    with pytest.raises(InputError, match=r"begun with other settings .*--rounds 9 instead of 2"):
+        begin(run, tiny_config.model_copy(update={"rounds": 9}), {0: "a", 1: "b"}, resume=True)
+    with pytest.raises(InputError, match="holds a run already"):
+        begin(run, tiny_config, {0: "a", 1: "b"})
