@@ -29,7 +29,7 @@ from training.federated.engine import Federation
 from training.federated.strategies.registry import make_strategy
 from training.federated.work import Order, Reply
 from training.models.initial import random_model
-from training.runlog import Observer, RoundRecord
+from training.runlog import Observer, RoundRecord, Silent
 
 NUM_CLIENTS: Final = 20
 """In the paper."""
@@ -146,7 +146,7 @@ class IdleClients:
 
 
 @dataclass(frozen=True)
-class Clock:
+class Clock(Silent):
     """Notes when a run began its first round and when each was done and saved."""
 
     start: float
@@ -156,9 +156,6 @@ class Clock:
     def started(self, *, num_rounds: int, num_steps: int) -> None:  # noqa: ARG002
         """Note the time."""
         self.ends.append(time.perf_counter() - self.start)
-
-    def step(self, *, round_number: int, client: int, loss: float) -> None:
-        """Take note of nothing."""
 
     def round_done(self, record: RoundRecord) -> None:
         """Note the time, and the seconds that the engine counts: all but log and saving."""

@@ -114,7 +114,7 @@ def make_config(**settings: Any) -> TrainConfig:  # noqa: ANN401
     try:
         return TrainConfig(**settings)
     except ValidationError as error:
-        raise InputError(_describe(error)) from error
+        raise InputError(describe(error)) from error
 
 
 def named_values(options: Sequence[str]) -> dict[str, str]:
@@ -151,10 +151,11 @@ def read_config(run: Path) -> TrainConfig:
             "that `train fed --run` wrote"
         ) from error
     except ValidationError as error:
-        raise InputError(f"{path} has settings of another release: {_describe(error)}") from error
+        raise InputError(f"{path} has settings of another release: {describe(error)}") from error
 
 
-def _describe(error: ValidationError) -> str:
+def describe(error: ValidationError) -> str:
+    """Name every setting that is wrong by its option, and how, in one line."""
     return "; ".join(
         f"--{'-'.join(str(part) for part in problem['loc']).replace('_', '-')}: {problem['msg']}"
         for problem in error.errors()

@@ -107,6 +107,19 @@ class Observer(Protocol):
         """One round is done and saved."""
 
 
+class Silent:
+    """An observer that says nothing; one that says something subclasses it."""
+
+    def started(self, *, num_rounds: int, num_steps: int) -> None:
+        """Training begins."""
+
+    def step(self, *, round_number: int, client: int, loss: float) -> None:
+        """One optimiser step is done."""
+
+    def round_done(self, record: RoundRecord) -> None:
+        """One round is done and saved."""
+
+
 @runtime_checkable
 class Board(Protocol):
     """Where the scalars of a run are shown, round by round."""

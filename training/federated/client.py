@@ -45,6 +45,43 @@ class Shifts(Passes):
             yield from islice(super().__iter__(), num_steps)
 
 
+@dataclass(frozen=True)
+class Workplace:
+    """All that training any client of a run takes, but a network and a device; it can be sent to a process.
+
+    Attributes:
+        dataset: Training slices of all clients.
+        config: Of the run.
+        strategy: As `config` names it.
+        memory: What clients keep from round to round.
+    """
+
+    dataset: SliceDataset
+    config: TrainConfig
+    strategy: Strategy
+    memory: ClientMemory
+
+    def open(self, device: torch.device) -> "LocalClients":
+        """Build the clients of this process; weights come with every order."""
+        if device.type == "cuda":
+            torch.cuda.set_device(device.index or 0)
+        keep_freed_memory(device)
+        model = random_model(self.config)
+        compile_where_it_pays(model, self.config.compile, device)
+        return LocalClients(self, model.to(device))
+
+    def shifts(self) -> Shifts:
+        """Make the sampler of the clients' batches."""
+        return Shifts(self.dataset, self.config.batch_size, tumour_share=self.config.tumour_share)
+
+    def count_steps(self, clients: Sequence[int]) -> int:
+        """Count the optimiser steps of a round, the most there can be."""
+        shifts = self.shifts()
+        return sum(
+            count_local_steps(self.config, shifts.num_batches((client,))) for client in clients
+        )
+
+
 class LocalClients:
     """All clients of a cache in one process, which train one after another.
 
@@ -54,40 +91,27 @@ class LocalClients:
     before it.
     """
 
-    def __init__(
-        self,
-        dataset: SliceDataset,
-        model: nn.Module,
-        config: TrainConfig,
-        *,
-        strategy: Strategy,
-        memory: ClientMemory,
-    ) -> None:
+    def __init__(self, workplace: Workplace, model: nn.Module) -> None:
         """Take hold of data and network.
 
         Args:
-            dataset: Training slices of all clients.
+            workplace: Of the run.
             model: On the device where it trains; its weights are replaced by each client's.
-            config: Of the run.
-            strategy: Whose clients these are.
-            memory: What they keep from round to round.
         """
-        self._dataset = dataset
+        self._workplace = workplace
+        self._config = workplace.config
         self._model = model
-        self._strategy = strategy
-        self._memory = memory
-        self._config = config
-        self._shifts = Shifts(dataset, config.batch_size, tumour_share=config.tumour_share)
+        self._shifts = workplace.shifts()
         self._loader: DataLoader[Slice] = make_loader(
-            dataset,
+            workplace.dataset,
             self._shifts,
-            num_workers=config.loader_workers,
+            num_workers=self._config.loader_workers,
             pin_memory=next(model.parameters()).is_cuda,
         )
 
     def count_steps(self, clients: Sequence[int]) -> int:
         """Count the optimiser steps of a round, the most there can be."""
-        return sum(self._num_steps(client) for client in clients)
+        return self._workplace.count_steps(clients)
 
     def train(self, clients: Sequence[int], order: Order, observer: Observer) -> Iterator[Reply]:
         """Let clients train one after another; batches of the next one are read meanwhile.
@@ -105,12 +129,11 @@ class LocalClients:
         self, client: int, order: Order, batches: Iterator[Slice], observer: Observer
     ) -> Reply:
         start = time.perf_counter()
-        remembered = order.remembered.get(client)
-        self._memory.forget_all_but(client, remembered)
+        memory, remembered = self._workplace.memory, order.remembered.get(client)
+        memory.forget_all_but(client, remembered)
         self._model.load_state_dict(dict(order.model))
-        rule = self._strategy.begin(
-            self._model, order.extras, self._memory.load(client, remembered)
-        )
+        kept = memory.load(client, remembered)
+        rule = self._workplace.strategy.begin(self._model, order.extras, kept)
         with fork_random(next(self._model.parameters()).device):
             result = fit(
                 self._model,
@@ -126,10 +149,10 @@ class LocalClients:
         trained = copy_state(self._model)
         to_send, to_keep = rule.finish(self._model)
         if to_keep:
-            self._memory.save(client, order.round, to_keep)
+            memory.save(client, order.round, to_keep)
         return Reply(
             client=client,
-            num_examples=self._dataset.count_slices((client,)),
+            num_examples=self._workplace.dataset.count_slices((client,)),
             num_steps=result.num_steps,
             loss=result.loss,
             dice=result.dice,
@@ -140,11 +163,12 @@ class LocalClients:
             extras=narrow(to_send, self._config.exchange),
         )
 
-    def _num_steps(self, client: int, local_epochs: int | None = None) -> int:
-        return count_local_steps(self._config, self._shifts.num_batches((client,)), local_epochs)
+    def _num_steps(self, client: int, order: Order) -> int:
+        steps_per_epoch = self._shifts.num_batches((client,))
+        return count_local_steps(self._config, steps_per_epoch, order.local_epochs)
 
     def _shift(self, client: int, order: Order) -> tuple[list[Pass], int]:
-        num_steps = self._num_steps(client, order.local_epochs)
+        num_steps = self._num_steps(client, order)
         num_passes = math.ceil(num_steps / self._shifts.num_batches((client,)))
         passes = [
             Pass((client,), derive_seed(self._config.seed, order.round, client, epoch))
@@ -153,7 +177,7 @@ class LocalClients:
         return passes, num_steps
 
     def _stint(self, client: int, order: Order) -> Stint:
-        num_steps = self._num_steps(client, order.local_epochs)
+        num_steps = self._num_steps(client, order)
         return Stint(
             stream=(order.round, client),
             start=0,
@@ -161,36 +185,4 @@ class LocalClients:
             progress=(order.round - 1) / self._config.rounds,
             progress_per_step=1.0 / (self._config.rounds * num_steps),
             rate_factor=order.rate_factor,
-        )
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """All that a process needs to train any client of a run; it travels there once.
-
-    Attributes:
-        dataset: Training slices of all clients.
-        config: Of the run.
-        strategy: As `config` names it.
-        memory: What clients keep from round to round.
-    """
-
-    dataset: SliceDataset
-    config: TrainConfig
-    strategy: Strategy
-    memory: ClientMemory
-
-    def open(self, device: torch.device) -> LocalClients:
-        """Build the clients of this process; weights come with every order."""
-        if device.type == "cuda":
-            torch.cuda.set_device(device.index or 0)
-        keep_freed_memory(device)
-        model = random_model(self.config)
-        compile_where_it_pays(model, self.config.compile, device)
-        return LocalClients(
-            self.dataset,
-            model.to(device),
-            self.config,
-            strategy=self.strategy,
-            memory=self.memory,
         )

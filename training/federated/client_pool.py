@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from cache_schema.errors import InputError
 from training.federated.client import LocalClients, Workplace
 from training.federated.work import Order, Reply
-from training.runlog import Observer, RoundRecord
+from training.runlog import Observer, Silent
 
 Parcel = TypeVar("Parcel", Order, Reply)
 """Goes through a pipe without its tensors, which are in files."""
@@ -44,17 +44,13 @@ class ClientPool:
     when it is killed. It is spawned: CUDA does not survive a fork.
     """
 
-    def __init__(
-        self, local: LocalClients, workplace: Workplace, devices: Sequence[torch.device]
-    ) -> None:
+    def __init__(self, workplace: Workplace, devices: Sequence[torch.device]) -> None:
         """Start nothing yet; a process starts when there is work for it.
 
         Args:
-            local: The same clients in this process, to count steps; they do not train.
             workplace: What every process needs.
             devices: One for each process; of one kind, or the bits would depend on who is free.
         """
-        self._local = local
         self._workplace = workplace
         self._devices = devices
         self._workers: list[_Worker] = []
@@ -75,7 +71,7 @@ class ClientPool:
 
     def count_steps(self, clients: Sequence[int]) -> int:
         """Count the optimiser steps of a round."""
-        return self._local.count_steps(clients)
+        return self._workplace.count_steps(clients)
 
     def train(self, clients: Sequence[int], order: Order, observer: Observer) -> Iterator[Reply]:
         """Let clients train side by side, and give their replies in the order of `clients`.
@@ -265,18 +261,12 @@ def _read(paths: tuple[Path, Path], parcel: Parcel) -> Parcel:
     return replace(parcel, model=model, extras=extras)
 
 
-class _Teller:
+class _Teller(Silent):
     """Tells the server every step."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
 
-    def started(self, *, num_rounds: int, num_steps: int) -> None:
-        """Nobody calls this here."""
-
     def step(self, *, round_number: int, client: int, loss: float) -> None:  # noqa: ARG002
         """Pass the loss on; the server knows the rest."""
         self._pipe.send(loss)
-
-    def round_done(self, record: RoundRecord) -> None:
-        """Nobody calls this here."""

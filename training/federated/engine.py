@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -60,13 +61,14 @@ def run_federation(
     devices = choose_devices(config.device)
     session = open_session(config, cache, run, resume=resume, devices=devices)
     memory = ClientMemory(run / MEMORY_FOLDER)
-    model = session.model if len(devices) > 1 else session.model.to(session.device)
-    local = LocalClients(session.dataset, model, config, strategy=strategy, memory=memory)
+    workplace = Workplace(session.dataset, config, strategy, memory)
+    model = session.model
     with ExitStack() as stack:
-        clients: Clients = local
+        clients: Clients
         if len(devices) > 1:
-            workplace = Workplace(session.dataset, config, strategy, memory)
-            clients = stack.enter_context(ClientPool(local, workplace, devices))
+            clients = stack.enter_context(ClientPool(workplace, devices))
+        else:
+            clients = LocalClients(workplace, model.to(session.device))
         federation = Federation(config, run, session.members, clients, strategy)
         federation.carry_on(model, observer, resume=resume, boards=boards, cache=str(cache))
 
@@ -210,7 +212,7 @@ class _Round:
         server = replace(server, round=self.number, remembered=remembered)
         return server, self._summary(server, time.perf_counter() - start)
 
-    @property
+    @cached_property
     def _pace(self) -> Pace:
         history = self.log.rounds_before(self.number)
         return plan_pace(self.federation.config, self.number, history)

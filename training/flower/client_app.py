@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from cache_schema.errors import InputError
-from cache_schema.manifest import digest, read_manifest
+from cache_schema.manifest import Manifest, digest, read_manifest
 from training.data import SliceDataset
 from training.device import choose_device
 from training.federated.client import Workplace
@@ -28,7 +27,7 @@ from training.flower.messages import (
 )
 from training.flower.site import MEMORY_FOLDER, Site, read_site
 from training.models.initial import random_model
-from training.runlog import RoundRecord
+from training.runlog import Silent
 
 app = ClientApp()
 
@@ -97,33 +96,36 @@ def _introduce(place: _Place, task: Task) -> RecordDict:
             f"the server's {config.model} has other tensors than that of release "
             f"{version('fedunetmm')} here; install the coordinator's release"
         )
-    workplace = _open(place, task)
+    manifest = read_manifest(Path(place.site.cache))
+    workplace = _open(place, task, manifest)
     if not len(workplace.dataset):
         raise InputError(f"client {client} has no training slices with these settings")
     return pack_introduction(
         Introduction(
             client=client,
             num_examples=len(workplace.dataset),
-            num_steps=workplace.open(torch.device("cpu")).count_steps((client,)),
-            manifest=digest(read_manifest(Path(place.site.cache))),
+            num_steps=workplace.count_steps((client,)),
+            manifest=digest(manifest),
             version=version("fedunetmm"),
         )
     )
 
 
 def _train(place: _Place, task: Task, content: RecordDict) -> RecordDict:
-    clients = _open(place, task).open(choose_device(place.site.device))
-    (reply,) = clients.train((place.site.client,), unpack_order(content), _Silent())
+    manifest = read_manifest(Path(place.site.cache))
+    clients = _open(place, task, manifest).open(choose_device(place.site.device))
+    (reply,) = clients.train((place.site.client,), unpack_order(content), Silent())
     return pack_reply(reply)
 
 
-def _open(place: _Place, task: Task) -> Workplace:
+def _open(place: _Place, task: Task, manifest: Manifest) -> Workplace:
     site, config = place.site, task.config
     return Workplace(
         dataset=SliceDataset(
             Path(site.cache),
             clients=(site.cache_client,),
             slices=config.slices,
+            manifest=manifest,
             known_as=site.client,
         ),
         config=config.model_copy(
@@ -132,16 +134,3 @@ def _open(place: _Place, task: Task) -> Workplace:
         strategy=make_strategy(config.strategy, config.strategy_options),
         memory=ClientMemory(place.memory / task.run),
     )
-
-
-class _Silent:
-    """Is told about progress, which Flower has no place for."""
-
-    def started(self, *, num_rounds: int, num_steps: int) -> None:
-        """Say nothing."""
-
-    def step(self, *, round_number: int, client: int, loss: float) -> None:
-        """Say nothing."""
-
-    def round_done(self, record: RoundRecord) -> None:
-        """Say nothing."""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,7 +76,7 @@ class RemoteClients:
         """
         end = time.monotonic() + self._waiting.join_seconds
         while len(self._nodes) < num_clients:
-            self._meet(strangers := self._strangers())
+            self._meet(strangers := self._strangers(self._grid.get_node_ids()))
             if not strangers and time.monotonic() > end:
                 raise InputError(
                     f"{len(self._nodes)} of {num_clients} clients have joined "
@@ -123,7 +123,7 @@ class RemoteClients:
         online = set(self._grid.get_node_ids())
         gone = {client for client, node in self._nodes.items() if node not in online}
         if gone:
-            for node in self._strangers():
+            for node in self._strangers(online):
                 try:
                     client = self._ask(node).client
                 except RemoteError as error:
@@ -133,8 +133,8 @@ class RemoteClients:
                     self._nodes[client] = node
         return online
 
-    def _strangers(self) -> list[int]:
-        return sorted(set(self._grid.get_node_ids()) - set(self._nodes.values()))
+    def _strangers(self, online: Iterable[int]) -> list[int]:
+        return sorted(set(online) - set(self._nodes.values()))
 
     def _meet(self, nodes: Sequence[int]) -> None:
         for node in nodes:

@@ -18,7 +18,7 @@ from training.flower.messages import Task, sign
 from training.flower.remote_clients import RemoteClients, Waiting
 from training.models.initial import initial_model
 from training.provenance import read_provenance
-from training.runlog import RoundRecord
+from training.runlog import RoundRecord, Silent
 from training.session import open_remote_run, require_no_run
 
 app = ServerApp()
@@ -51,7 +51,7 @@ def coordinate(grid: Grid, options: Options) -> None:
             has no sound update.
     """
     config = read_settings(options)
-    run, resume = _absolute(options, "run"), bool(options["resume"])
+    run, resume = _run_folder(options), bool(options["resume"])
     if not resume:
         require_no_run(run)
     strategy = make_strategy(config.strategy, config.strategy_options)
@@ -83,25 +83,22 @@ def read_settings(options: Options) -> TrainConfig:
     return make_config(**{**settings, "strategy_options": strategy_options})
 
 
-def _absolute(options: Options, name: str) -> Path:
-    path = Path(str(options[name]))
-    if not path.is_absolute():
+def _run_folder(options: Options) -> Path:
+    run = Path(str(options["run"]))
+    if not run.is_absolute():
         raise InputError(
-            f"--run-config '{name}=\"{path}\"': give an absolute path; SuperLink and SuperNodes run in "
+            f"--run-config 'run=\"{run}\"': give an absolute path; SuperLink and SuperNodes run in "
             "folders of their own"
         )
-    return path
+    return run
 
 
-class _Reporter:
+class _Reporter(Silent):
     """Tells Flower's log how a run goes."""
 
     def started(self, *, num_rounds: int, num_steps: int) -> None:
         """Tell how much there is to do."""
         logger.info("%d rounds, %d optimiser steps to do", num_rounds, num_steps)
-
-    def step(self, *, round_number: int, client: int, loss: float) -> None:
-        """Say nothing."""
 
     def round_done(self, record: RoundRecord) -> None:
         """Tell how a round went."""

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
 from cache_schema.verify import verify_client
+from training.config import describe
 from training.device import choose_device
 
 SITE_NAME: Final = "site.json"
@@ -59,9 +60,7 @@ def make_site(**settings: Any) -> Site:  # noqa: ANN401 - whatever a command lin
     try:
         return Site(**settings)
     except ValidationError as error:
-        problem = error.errors()[0]
-        name = str(problem["loc"][0]).replace("_", "-")
-        raise InputError(f"--{name}: {problem['msg']}") from error
+        raise InputError(describe(error)) from error
 
 
 def init_site(folder: Path, site: Site) -> None:
@@ -104,8 +103,7 @@ def read_site(folder: Path) -> Site:
             f"{path} cannot be read ({error.strerror}); make a site with `train site init`"
         ) from error
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise InputError(f"{path}: {problem['loc']}: {problem['msg']}") from error
+        raise InputError(f"{path}: {describe(error)}") from error
 
 
 def check_site(folder: Path, on_shard: Callable[[str, int], None] | None = None) -> list[str]:

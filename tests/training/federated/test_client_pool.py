@@ -15,13 +15,12 @@ from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
 from tests.training.conftest import TinyNet
 from training.data import SliceDataset
-from training.federated.client import LocalClients, Workplace
+from training.federated.client import Workplace
 from training.federated.client_memory import ClientMemory
 from training.federated.client_pool import ClientPool
 from training.federated.engine import run_federation
 from training.federated.strategies.fedavg import FedAvg
 from training.federated.work import Order, Reply
-from training.models.initial import random_model
 from training.models.registry import MODELS
 from training.provenance import read_provenance
 from training.runlog import read_rounds
@@ -170,11 +169,9 @@ def test_replies_come_in_the_order_of_clients_and_few_are_made_ahead(
     small_cache, tiny_config, tmp_path, observer, folder
 ):
     parts = (SliceDataset(small_cache), tiny_config, FedAvg(), ClientMemory(tmp_path))
-    dataset, config, strategy, memory = parts
-    local = LocalClients(dataset, random_model(config), config, strategy=strategy, memory=memory)
     clients = [40, *range(8, 0, -1)]
     remembered = {client: 10 * client for client in clients}
-    with ClientPool(local, AddersWorkplace(*parts), [CPU, CPU]) as pool:
+    with ClientPool(AddersWorkplace(*parts), [CPU, CPU]) as pool:
         for number in (1, 2):
             order = Order(number, {"w": torch.arange(3.0) * number}, {}, remembered)
             replies = pool.train(clients, order, observer)

@@ -10,7 +10,7 @@ from cache_schema.manifest import digest, read_manifest
 from training.checkpoint import load_weights
 from training.config import read_config
 from training.data import SliceDataset
-from training.federated.client import LocalClients
+from training.federated.client import LocalClients, Workplace
 from training.federated.client_memory import ClientMemory
 from training.federated.engine import run_federation
 from training.federated.strategies.fedavg import FedAvg
@@ -33,13 +33,9 @@ def test_a_round_is_the_weighted_mean_of_what_each_client_trains_alone(
     state = {name: tensor.clone() for name, tensor in start.state_dict().items()}
     alone = []
     for client in (1, 0):  # not in the engine's order: a client must not depend on who went before
-        clients = LocalClients(
-            SliceDataset(small_cache),
-            initial_model(config),
-            config,
-            strategy=FedAvg(),
-            memory=ClientMemory(tmp_path / str(client)),
-        )
+        memory = ClientMemory(tmp_path / str(client))
+        workplace = Workplace(SliceDataset(small_cache), config, FedAvg(), memory)
+        clients = LocalClients(workplace, initial_model(config))
         alone += clients.train([client], Order(1, state), observer)
     sizes = [reply.num_examples for reply in alone]
     assert sizes[0] != sizes[1]

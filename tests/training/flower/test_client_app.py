@@ -9,7 +9,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from cache_schema.manifest import digest, read_manifest
 from training.data import SliceDataset
-from training.federated.client import LocalClients
+from training.federated.client import LocalClients, Workplace
 from training.federated.client_memory import ClientMemory
 from training.federated.strategies.registry import make_strategy
 from training.federated.work import Order
@@ -65,13 +65,9 @@ def test_a_client_trains_as_in_one_process_and_remembers_at_home(
     model = initial_model(config)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     variates = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    alone = LocalClients(
-        SliceDataset(own_cache, clients=[1], known_as=7),
-        model,
-        config,
-        strategy=make_strategy("scaffold"),
-        memory=ClientMemory(tmp_path / "alone"),
-    )
+    dataset = SliceDataset(own_cache, clients=[1], known_as=7)
+    memory = ClientMemory(tmp_path / "alone")
+    alone = LocalClients(Workplace(dataset, config, make_strategy("scaffold"), memory), model)
     remembered = {}
     for number in (1, 2):
         order = Order(number, state, variates, remembered)

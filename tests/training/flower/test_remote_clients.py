@@ -20,6 +20,7 @@ from training.flower.messages import (
     unpack_order,
 )
 from training.flower.remote_clients import RemoteClients, Waiting
+from training.runlog import Silent
 
 TASK = Task("a run", TrainConfig(), "abc", "1.2")
 ORDER = Order(2, {"w": torch.ones(2)}, remembered={0: 1})
@@ -90,18 +91,12 @@ def clients_of(grid, reply_seconds=0.1):
     return RemoteClients(grid, TASK, Waiting(join_seconds=0.1, reply_seconds=reply_seconds))
 
 
-class Counter:
+class Counter(Silent):
     def __init__(self):
         self.steps = []
 
-    def started(self, **_):
-        pass
-
     def step(self, *, round_number, client, loss):
         self.steps.append((round_number, client, loss))
-
-    def round_done(self, record):
-        pass
 
 
 def test_clients_are_found_by_their_own_numbers_and_heard_in_that_order():
