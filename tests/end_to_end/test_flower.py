@@ -78,9 +78,15 @@ def free_port() -> int:
 
 
 def environment(home: Path) -> dict[str, str]:
+    """Of Flower's processes; coverage is kept out of them.
+
+    When `sys.path` changes it forgets the modules that other threads import at that moment, and Flower
+    changes `sys.path` while it imports both apps in threads.
+    """
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     own = {"PATH": path, "FLWR_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
-    return os.environ | QUIET | own
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    return kept | QUIET | own
 
 
 def run_config(**options) -> str:
