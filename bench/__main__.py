@@ -1,6 +1,6 @@
 """Measure speed as ratios within one run and keep the figures: `make bench`.
 
-    python -m bench                  everything
+    python -m bench                  everything but `robustness`
     python -m bench prep reading     these parts only
     python -m bench --tiny           small phantoms, nothing kept: whether it runs at all
     python -m bench --table          only write docs/performance.md's table from the kept figures
@@ -25,6 +25,7 @@ from bench.peers import measure_peers
 from bench.prep import measure_prep
 from bench.reading import measure_reading
 from bench.reuse import measure_reuse
+from bench.robustness import measure_robustness
 from bench.scaling import measure_scaling
 from bench.train import measure_train
 from pipeline.quality import BRATS_SHAPE
@@ -40,7 +41,10 @@ PARTS: Final[dict[str, Callable[[Workbench], dict[str, object]]]] = {
     "train": measure_train,
     "federated": measure_federated,
     "overhead": measure_overhead,
+    "robustness": measure_robustness,
 }
+WHEN_NAMED: Final = {"robustness"}
+"""Parts that take hours on a processor."""
 
 
 def main() -> None:
@@ -53,7 +57,10 @@ def main() -> None:
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if not arguments.table:
-        _measure(arguments.parts or list(PARTS), tiny=arguments.tiny)
+        _measure(
+            arguments.parts or [part for part in PARTS if part not in WHEN_NAMED],
+            tiny=arguments.tiny,
+        )
     if not arguments.tiny:
         write_table()
 
