@@ -509,8 +509,9 @@ def train_fed(
     byzantine: Annotated[
         str | None,
         typer.Option(
-            metavar="KIND:COUNT",
-            help="Simulate: clients that lie; sign-flip, noise or nan, such as sign-flip:2.",
+            metavar="KIND:COUNT[:SCALE]",
+            help="Simulate: clients that lie; sign-flip, noise or nan, such as sign-flip:2, or sign-flip:2:4 "
+            "for lies four times as large.",
         ),
     ] = None,
     exchange: Annotated[

@@ -30,8 +30,8 @@ class TrainConfig(BaseModel):
         strategy_options: Hyper-parameters of the strategy, as typed.
         fraction: Share of the clients that is asked to train in a round.
         dropout_rate: Probability that a client that was asked fails to report.
-        byzantine: Kind and number of clients that lie, such as `sign-flip:2`; kinds are those of
-            `training.federated.hostile`.
+        byzantine: Kind and number of clients that lie, and how many times as large as an honest change
+            their lies are, such as `sign-flip:2:4`; kinds are those of `training.federated.hostile`.
         exchange: Type of numbers that travel between server and clients.
         rounds: Communication rounds, counted from 1; with `central` epochs.
         local_epochs: Passes over a client's slices in each round.
@@ -71,7 +71,10 @@ class TrainConfig(BaseModel):
     strategy_options: dict[str, str] = {}
     fraction: Annotated[float, Gt(0), Le(1)] = 1.0
     dropout_rate: Annotated[float, Ge(0), Lt(1)] = 0.0
-    byzantine: Annotated[str, Field(pattern=r"^(sign-flip|noise|nan):[1-9]\d*$")] | None = None
+    byzantine: (
+        Annotated[str, Field(pattern=r"^((sign-flip|noise):[1-9]\d*(:\d+(\.\d+)?)?|nan:[1-9]\d*)$")]
+        | None
+    ) = None
     exchange: Literal["fp32", "bf16"] = "fp32"
     rounds: Annotated[int, Ge(1)] = 30
     local_epochs: Annotated[int, Ge(1)] = 3

@@ -53,11 +53,13 @@ class Liars:
         kind: A key of `LIES_BY_KIND`.
         clients: Who they are.
         seed: Of the run.
+        scale: How many times as large as the honest change a lie is; by default what `DEFAULT_SCALES` says.
     """
 
     kind: str
     clients: frozenset[int]
     seed: int
+    scale: float | None = None
 
     def falsify(self, update: Update, model: State, round_number: int) -> Update:
         """Replace a liar's network by a lie; leave those of the others as they are.
@@ -73,46 +75,50 @@ class Liars:
             LIES_BY_KIND[self.kind],
             generator(self.seed, LIES, round_number, update.client),
         )
+        scale = DEFAULT_SCALES[self.kind] if self.scale is None else self.scale
         state = {
-            name: lie(model[name], tensor, source) if tensor.is_floating_point() else tensor
+            name: lie(model[name], tensor, scale, source) if tensor.is_floating_point() else tensor
             for name, tensor in update.state.items()
         }
         return replace(update, state=state)
 
 
-def _flip(start: Tensor, trained: Tensor, _: torch.Generator) -> Tensor:
-    return 2 * start - trained
+def _flip(start: Tensor, trained: Tensor, scale: float, _: torch.Generator) -> Tensor:
+    return start - scale * (trained - start)
 
 
-def _add_noise(start: Tensor, trained: Tensor, source: torch.Generator) -> Tensor:
+def _add_noise(start: Tensor, trained: Tensor, scale: float, source: torch.Generator) -> Tensor:
     noise = torch.randn(start.shape, generator=source).to(start.dtype)
-    return start + noise * 10 * (trained - start).square().mean().sqrt()
+    return start + noise * scale * (trained - start).square().mean().sqrt()
 
 
-def _break(start: Tensor, _: Tensor, __: torch.Generator) -> Tensor:
+def _break(start: Tensor, _: Tensor, __: float, ___: torch.Generator) -> Tensor:
     return torch.full_like(start, torch.nan)
 
 
-LIES_BY_KIND: Final[dict[str, Callable[[Tensor, Tensor, torch.Generator], Tensor]]] = {
+LIES_BY_KIND: Final[dict[str, Callable[[Tensor, Tensor, float, torch.Generator], Tensor]]] = {
     "sign-flip": _flip,
     "noise": _add_noise,
     "nan": _break,
 }
 """What becomes of each floating-point tensor: `sign-flip` sends the change with the opposite sign,
-`noise` a Gaussian one of ten times its size, `nan` no number at all."""
+`noise` a Gaussian one instead, `nan` no number at all."""
+
+DEFAULT_SCALES: Final = {"sign-flip": 1.0, "noise": 10.0, "nan": 1.0}
+"""How many times as large as the honest change, where nobody says otherwise."""
 
 
 def choose_liars(members: Sequence[int], config: TrainConfig) -> Liars:
-    """Draw the liars of a run, from `config.byzantine` such as `sign-flip:2`.
+    """Draw the liars of a run, from `config.byzantine` such as `sign-flip:2` or `sign-flip:2:4`.
 
     Raises:
         InputError: If there are to be more of them than clients.
     """
     if config.byzantine is None:
         return Liars("sign-flip", frozenset(), config.seed)
-    kind, count = config.byzantine.split(":")
+    kind, count, *scale = config.byzantine.split(":")
     if int(count) > len(members):
         raise InputError(f"--byzantine {config.byzantine}: there are {len(members)} clients")
     order = torch.randperm(len(members), generator=generator(config.seed, LIARS))
     chosen = frozenset(members[index] for index in order[: int(count)].tolist())
-    return Liars(kind, chosen, config.seed)
+    return Liars(kind, chosen, config.seed, *map(float, scale))

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from cache_schema.errors import InputError
+from training.config import make_config
 from training.federated.aggregate import Update
 from training.federated.hostile import Liars, choose_liars, draw_turnout
 
@@ -55,6 +56,17 @@ def test_a_flipped_update_goes_the_other_way():
     lie = Liars("sign-flip", frozenset({1}), 0).falsify(update(1), MODEL, 1)
     assert lie.state["w"].tolist() == [-1.0, 2.0]  # 1 - (3 - 1), 1 - (0 - 1)
     assert lie.state["steps"].item() == 4
+
+
+def test_a_lie_can_be_several_times_as_large(tiny_config):
+    liars = choose_liars([1], configured(tiny_config, byzantine="sign-flip:1:2.5"))
+    assert liars.falsify(update(1), MODEL, 1).state["w"].tolist() == [-4.0, 3.5]  # 1 - 2.5 * 2, ...
+
+
+@pytest.mark.parametrize("text", ["sign-flip:2:", "sign-flip:2:-1", "nan:2:3", "noise:0", "flip:1"])
+def test_liars_that_cannot_be_are_refused_by_option(text):
+    with pytest.raises(InputError, match="--byzantine"):
+        make_config(byzantine=text)
 
 
 def test_noise_is_ten_times_as_large_as_the_change():
