@@ -4,17 +4,24 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float16, Int
 
 from cache_schema.shard import CaseSlices, Slice
 from cache_schema.vocabulary import MODALITIES
 from pipeline.cohorts import SEGMENTATION, Case
 from pipeline.crop import Crop, crop, place
 from pipeline.normalize import NORMALIZATIONS, NormalizationError, Scaling, make_scaler
-from pipeline.quality import CaseError, check_geometry, check_label, describe
+from pipeline.quality import (
+    CaseError,
+    check_geometry,
+    check_label,
+    check_same_grid,
+    describe,
+)
 from pipeline.volume import Volume, VolumeError, correct_bias_field, decode_nifti
 
 PREPROCESSING_VERSION: Final = 1
@@ -59,8 +66,17 @@ def read_sources(case: Case) -> dict[str, bytes]:
     """
     if SEGMENTATION not in case.files:
         raise CaseError("no segmentation file")
+    return read_files(case.files)
+
+
+def read_files(files: Mapping[str, Path]) -> dict[str, bytes]:
+    """Read files by role.
+
+    Raises:
+        CaseError: Naming a file that cannot be read.
+    """
     try:
-        return {role: path.read_bytes() for role, path in sorted(case.files.items())}
+        return {role: path.read_bytes() for role, path in sorted(files.items())}
     except OSError as error:
         raise CaseError(f"{error.filename} cannot be read ({error.strerror})") from error
 
@@ -118,8 +134,8 @@ def prepare_case(
     label = replace(lesion, voxels=check_label(lesion.voxels))
     heads, findings = _read_heads(sources, seg, label, settings)
     kept = np.flatnonzero(np.any([cut.planes for cut in (*heads.values(), label)], axis=0))
-    scalings = {name: _fit(head, name, settings) for name, head in heads.items()}
-    recorded = [scalings.get(name, ABSENT) for name in MODALITIES]
+    images = Images(heads, settings)
+    recorded = [images.scalings.get(name, ABSENT) for name in MODALITIES]
     shape = seg.voxels.shape
     return CaseSlices(
         case_id=case.case_id,
@@ -128,7 +144,7 @@ def prepare_case(
         grade=case.grade,
         site=case.site,
         z=kept.astype(np.int32),
-        slices=Planes(settings.plane, kept, label, heads, scalings),
+        slices=Planes(images, kept, label),
         affine=seg.affine,
         shape=(shape[0], shape[1], shape[2]),
         mean=np.array([scaling.mean for scaling in recorded]),
@@ -169,12 +185,9 @@ def _read_heads(
     for name in MODALITIES:
         if name in sources:
             volume = decode_source(sources, name)
-            check_geometry({SEGMENTATION: seg, name: volume}, settings.geometry)
-            axial = volume.voxels.T
-            in_brain |= axial.reshape(-1)[labelled] != 0
-            heads[name] = crop(
-                correct_bias_field(axial, axial != 0) if settings.bias_correct else axial
-            )
+            check_same_grid({SEGMENTATION: seg, name: volume})
+            in_brain |= volume.voxels.T.reshape(-1)[labelled] != 0
+            heads[name] = take_head(volume, settings)
     values = label.voxels[label.voxels != 0]
     return heads, list(describe(values, in_brain))
 
@@ -187,6 +200,44 @@ def _labelled_voxels(label: Crop, seg: Volume) -> Int[np.ndarray, " voxel"]:
     return flat
 
 
+def take_head(volume: Volume, settings: Preprocessing) -> Crop:
+    """Cut the head out of a modality, after N4 if that is wanted."""
+    axial = volume.voxels.T
+    return crop(correct_bias_field(axial, axial != 0) if settings.bias_correct else axial)
+
+
+class Images:
+    """The normalised modalities of a case, made anew one plane at a time whenever it is asked for.
+
+    Four normalised modalities together are four times larger than the heads they are made of, and
+    a slice that is stored at once never leaves the processor's cache.
+    """
+
+    def __init__(self, heads: Mapping[str, Crop], settings: Preprocessing) -> None:
+        """Fit the normalisation to every modality.
+
+        Args:
+            heads: Modalities by name; those absent are zeros.
+            settings: How to normalise.
+
+        Raises:
+            CaseError: If a modality has no brain or no contrast.
+        """
+        self.scalings = {name: _fit(head, name, settings) for name, head in heads.items()}
+        self._plane = settings.plane
+        self._channels = [
+            (MODALITIES.index(name), head, make_scaler(head.voxels, self.scalings[name]))
+            for name, head in heads.items()
+        ]
+
+    def at(self, k: int) -> Float16[np.ndarray, "4 height width"]:
+        """Make the image of an axial plane of the volume, padded at the high ends."""
+        image = np.zeros((len(MODALITIES), *self._plane), np.float16)
+        for channel, head, scale in self._channels:
+            place(image[channel], head, k, scale)
+        return image
+
+
 def _fit(head: Crop, name: str, settings: Preprocessing) -> Scaling:
     try:
         return NORMALIZATIONS[settings.normalize](head.voxels)
@@ -195,43 +246,24 @@ def _fit(head: Crop, name: str, settings: Preprocessing) -> Scaling:
 
 
 class Planes:
-    """The kept slices of a case, made anew one by one whenever somebody goes through them.
+    """The kept slices of a case, made anew one by one whenever somebody goes through them."""
 
-    Four normalised modalities together are four times larger than the heads they are made of, and
-    a slice that is stored at once never leaves the processor's cache.
-    """
-
-    def __init__(
-        self,
-        plane: tuple[int, int],
-        kept: Int[np.ndarray, " slice"],
-        label: Crop,
-        heads: Mapping[str, Crop],
-        scalings: Mapping[str, Scaling],
-    ) -> None:
+    def __init__(self, images: Images, kept: Int[np.ndarray, " slice"], label: Crop) -> None:
         """Remember the parts.
 
         Args:
-            plane: Height and width of a slice.
+            images: The modalities.
             kept: Index k of every slice in its volume.
             label: The lesion.
-            heads: Modalities by name; those absent are zeros.
-            scalings: Of the same modalities.
         """
-        self._plane = plane
+        self._images = images
         self._kept = kept.tolist()
         self._label = label
-        self._channels = [
-            (MODALITIES.index(name), head, make_scaler(head.voxels, scalings[name]))
-            for name, head in heads.items()
-        ]
 
     def __iter__(self) -> Iterator[Slice]:
         """Make slice after slice."""
         for k in self._kept:
-            image = np.zeros((len(MODALITIES), *self._plane), np.float16)
-            for channel, head, scale in self._channels:
-                place(image[channel], head, k, scale)
-            label = np.zeros(self._plane, np.uint8)
+            image = self._images.at(k)
+            label = np.zeros(image.shape[1:], np.uint8)
             place(label, self._label, k, np.asarray)
             yield Slice(image, label)

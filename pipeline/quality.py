@@ -30,19 +30,41 @@ def check_geometry(volumes: Mapping[str, Volume], geometry: str) -> None:
     Raises:
         CaseError: Naming the file's role and the difference.
     """
-    reference = volumes["seg"]
+    check_same_grid(volumes)
+    if geometry == "brats":
+        difference = differs_from_brats(volumes["seg"])
+        if difference is not None:
+            raise CaseError(f"{difference}; see --geometry any")
+
+
+def check_same_grid(volumes: Mapping[str, Volume]) -> None:
+    """Refuse volumes of a case that do not share one voxel grid.
+
+    Args:
+        volumes: By name. All are held against the segmentation `seg`, if there is one, else against
+            the first.
+
+    Raises:
+        CaseError: Naming the file's role and the difference.
+    """
+    anchor = "seg" if "seg" in volumes else next(iter(volumes))
+    reference = volumes[anchor]
     for name, volume in volumes.items():
         if volume.voxels.shape != reference.voxels.shape:
-            raise CaseError(f"{name} has shape {volume.voxels.shape}, seg {reference.voxels.shape}")
-        if not np.allclose(volume.affine, reference.affine, atol=1e-3):
-            raise CaseError(f"{name} and seg have different affines")
-    if geometry == "brats":
-        if reference.voxels.shape != BRATS_SHAPE:
             raise CaseError(
-                f"shape {reference.voxels.shape} is not {BRATS_SHAPE}; see --geometry any"
+                f"{name} has shape {volume.voxels.shape}, {anchor} {reference.voxels.shape}"
             )
-        if not np.allclose(reference.affine, BRATS_AFFINE, atol=1e-3):
-            raise CaseError("affine is not that of BraTS; see --geometry any")
+        if not np.allclose(volume.affine, reference.affine, atol=1e-3):
+            raise CaseError(f"{name} and {anchor} have different affines")
+
+
+def differs_from_brats(volume: Volume) -> str | None:
+    """Say in what a volume's grid is not that of BraTS, or None if it is."""
+    if volume.voxels.shape != BRATS_SHAPE:
+        return f"shape {volume.voxels.shape} is not {BRATS_SHAPE}"
+    if not np.allclose(volume.affine, BRATS_AFFINE, atol=1e-3):
+        return "affine is not that of BraTS"
+    return None
 
 
 def check_label(voxels: Num[np.ndarray, "i j k"]) -> UInt8[np.ndarray, "i j k"]:

@@ -6,8 +6,12 @@ files that are gzip and the reverse.
 
 import gzip
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import nibabel as nib
@@ -19,6 +23,8 @@ from jaxtyping import Bool, Float, Float32, Num, Shaped
 GZIP_MAGIC: Final = b"\x1f\x8b"
 MAX_INFLATION: Final = 1032
 """What deflate can gain at most; a size beyond it comes from a damaged file."""
+COMPRESSION: Final = 2
+"""Of masks and probabilities; the three planes of a whole volume are 107 MB."""
 
 _UNREADABLE: Final[tuple[type[Exception], ...]] = (
     EOFError,
@@ -111,6 +117,100 @@ def encode_nifti(voxels: Shaped[np.ndarray, "i j k"], affine: Float[np.ndarray, 
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
     return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
+
+
+def encode_like(source: bytes, voxels: Shaped[np.ndarray, "i j k *plane"], *, title: str) -> bytes:
+    """Write voxels as `.nii.gz` bytes in the grid of another file, whose header they take over.
+
+    Both transforms with their codes, spacings and units are those of the source. What describes the
+    source's intensities is not, nor are its texts and extensions, which may name a person.
+
+    Args:
+        source: A NIfTI-1 file, `.nii` or `.nii.gz`.
+        voxels: Of the source's size; planes become the fourth axis.
+        title: The new description, at most 80 characters.
+
+    Raises:
+        VolumeError: If the source cannot be read.
+    """
+    header = _read_header(source)
+    header.extensions.clear()
+    for name in ("aux_file", "db_name", "intent_name"):
+        header[name] = b""
+    for name in ("intent_code", "intent_p1", "intent_p2", "intent_p3", "glmin", "glmax"):
+        header[name] = 0
+    header["descrip"] = title.encode()
+    header["cal_min"], header["cal_max"] = 0, voxels.max(initial=0)
+    header.set_data_dtype(voxels.dtype)
+    header.set_slope_inter(1, 0)
+    affine = (
+        header.get_best_affine()
+    )  # before the shape changes: without a transform it depends on it
+    image = nib.nifti1.Nifti1Image(voxels, affine, header)
+    content: bytes = igzip.compress(image.to_bytes(), COMPRESSION, mtime=0)
+    return content
+
+
+def _read_header(content: bytes) -> nib.nifti1.Nifti1Header:
+    raw = BytesIO(content)
+    try:
+        file = igzip.IGzipFile(fileobj=raw) if content.startswith(GZIP_MAGIC) else raw
+        header: nib.nifti1.Nifti1Header = nib.nifti1.Nifti1Header.from_fileobj(file)
+    except _UNREADABLE as error:
+        raise VolumeError(f"is not a readable NIfTI file ({_one_line(error)})") from error
+    return header
+
+
+def check_like(path: Path, source: bytes, voxels: Shaped[np.ndarray, "i j k *plane"]) -> None:
+    """Read a file back with SimpleITK and hold it against what it was to be.
+
+    Args:
+        path: What was written.
+        source: The file whose grid it is to have, to the last bit.
+        voxels: What it is to hold.
+
+    Raises:
+        VolumeError: If size, spacing, origin, direction or a voxel differ, or SimpleITK cannot read them.
+    """
+    name = "source.nii.gz" if source.startswith(GZIP_MAGIC) else "source.nii"
+    with TemporaryDirectory() as folder, _silent_itk():
+        original = Path(folder, name)
+        original.write_bytes(source)
+        try:
+            expected, found = (_read_grid(each) for each in (original, path))
+            stored = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        except RuntimeError as error:
+            reason = _one_line(error).rpartition("ITK ERROR: ")[2]
+            raise VolumeError(f"has a grid that SimpleITK does not read ({reason})") from error
+    differing = [name for name, values in expected.items() if values != found[name]]
+    if differing or not np.array_equal(stored.T, voxels):
+        raise VolumeError(f"does not come back as written: {', '.join(differing) or 'voxels'}")
+
+
+@contextmanager
+def _silent_itk() -> Iterator[None]:
+    """Keep ITK from printing what it finds odd about a source's header; the mask has the same."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def _read_grid(path: Path) -> dict[str, list[float]]:
+    """Read where SimpleITK sees the first three axes of a file."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    axes = reader.GetDimension()
+    direction = np.reshape(reader.GetDirection(), (axes, axes))
+    return {
+        "size": list(map(float, reader.GetSize()[:3])),
+        "spacing": list(reader.GetSpacing()[:3]),
+        "origin": list(reader.GetOrigin()[:3]),
+        "direction": direction[:3, :3].ravel().tolist(),
+    }
 
 
 def correct_bias_field(

@@ -9,8 +9,10 @@ import SimpleITK as sitk
 
 from pipeline.volume import (
     VolumeError,
+    check_like,
     correct_bias_field,
     decode_nifti,
+    encode_like,
     encode_nifti,
     read_shape,
 )
@@ -204,3 +206,85 @@ def test_a_gzip_file_of_several_members_is_read_whole():
 def test_a_gzip_file_padded_with_zeros_is_read():
     packed = gzip.compress(nifti(VOXELS)) + bytes(512)
     np.testing.assert_array_equal(decode_nifti(packed).voxels, VOXELS)
+
+
+OBLIQUE = np.array(
+    [[0.6, -1.04, 0, 11.3], [0.8, 0.78, 0, -7.1], [0, 0, 2.9, 3.3], [0, 0, 0, 1]]
+)  # axes of 1.0, 1.3 and 2.9 mm, turned about z
+LEFT_HANDED = OBLIQUE @ np.diag([-1.0, 1.0, 1.0, 1.0])
+LABELS = np.random.default_rng(0).choice([0, 1, 2, 4], VOXELS.shape).astype(np.uint8)
+
+
+def scan(affine: np.ndarray, sform: int, qform: int, endianness: str = "<") -> bytes:
+    image = nib.Nifti1Image(VOXELS, affine, nib.Nifti1Header(endianness=endianness))
+    image.set_sform(affine if sform else None, sform)
+    image.set_qform(affine, qform)
+    image.header.set_xyzt_units("micron", "sec")
+    image.header["descrip"] = b"a person's name"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a person's name"))
+    return image.to_bytes()
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("endianness", ["<", ">"])
+@pytest.mark.parametrize("codes", [(1, 1), (2, 0), (0, 1), (0, 0)])
+@pytest.mark.parametrize("affine", [BRATS, OBLIQUE, LEFT_HANDED])
+def test_a_mask_lies_where_its_scan_lies(affine, codes, endianness, pack, tmp_path):
+    source = scan(affine, *codes, endianness)
+    path = tmp_path / "mask.nii.gz"
+    path.write_bytes(encode_like(pack(source), LABELS, title="labels"))
+    check_like(path, pack(source), LABELS)
+    (tmp_path / "scan.nii").write_bytes(source)
+    ours, theirs = (sitk.ReadImage(str(tmp_path / name)) for name in ("mask.nii.gz", "scan.nii"))
+    assert ours.GetOrigin() == theirs.GetOrigin()
+    assert ours.GetSpacing() == theirs.GetSpacing()
+    assert ours.GetDirection() == theirs.GetDirection()
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(ours).T, LABELS)
+    header, original = nib.load(path).header, nib.Nifti1Image.from_bytes(source).header
+    for name in ("sform_code", "qform_code", "pixdim", "xyzt_units", "srow_x", "quatern_b"):
+        np.testing.assert_array_equal(header[name], original[name])
+
+
+def test_a_mask_is_stored_plainly_and_takes_no_text_of_its_source():
+    content = gzip.decompress(encode_like(scan(BRATS, 1, 1), LABELS, title="labels"))
+    header = nib.Nifti1Header(content[:348])
+    assert header.get_data_dtype() == np.uint8
+    assert (float(header["scl_slope"]), float(header["scl_inter"])) == (1.0, 0.0)
+    assert (float(header["cal_min"]), float(header["cal_max"])) == (0.0, 4.0)
+    assert header["descrip"] == b"labels"
+    assert b"person" not in content
+    assert len(content) == 352 + LABELS.size
+
+
+def test_planes_of_probabilities_are_the_fourth_axis(tmp_path):
+    planes = np.random.default_rng(0).random((*VOXELS.shape, 3)).astype(np.float32)
+    path = tmp_path / "planes.nii.gz"
+    path.write_bytes(encode_like(scan(OBLIQUE, 1, 1), planes, title="planes"))
+    check_like(path, scan(OBLIQUE, 1, 1), planes)
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), planes)
+
+
+def test_a_mask_elsewhere_or_with_other_labels_is_noticed(tmp_path):
+    path = tmp_path / "mask.nii.gz"
+    path.write_bytes(encode_like(scan(OBLIQUE, 1, 1), LABELS, title="labels"))
+    with pytest.raises(VolumeError, match="spacing, origin, direction"):
+        check_like(path, scan(BRATS, 1, 1), LABELS)
+    with pytest.raises(VolumeError, match="voxels"):
+        check_like(path, scan(OBLIQUE, 1, 1), LABELS[::-1])
+
+
+def test_a_sheared_grid_which_simpleitk_cannot_hold_is_said_in_one_line(tmp_path, capfd):
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.3
+    source = scan(sheared, 1, 0)
+    path = tmp_path / "mask.nii.gz"
+    path.write_bytes(encode_like(source, LABELS, title="labels"))
+    with pytest.raises(VolumeError, match=r"SimpleITK does not read .*orthonormal") as caught:
+        check_like(path, source, LABELS)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_source_that_is_no_nifti_gives_no_mask():
+    with pytest.raises(VolumeError, match="not a readable NIfTI file"):
+        encode_like(b"not a header", LABELS, title="labels")

@@ -1,0 +1,124 @@
+"""A case that nobody has labelled: from its files to slices as in a cache, and back to a volume."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float16, Int, Shaped
+
+from cache_schema.errors import InputError
+from cache_schema.preprocessing import PreprocessingRecord
+from cache_schema.vocabulary import MODALITIES
+from pipeline.case import (
+    PREPROCESSING_VERSION,
+    Images,
+    Preprocessing,
+    decode_source,
+    read_files,
+    take_head,
+)
+from pipeline.crop import Crop
+from pipeline.quality import CaseError, check_same_grid, differs_from_brats
+from pipeline.volume import Volume
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """The slices of a case that hold brain, in ascending order of z.
+
+    Attributes:
+        image: Modalities t1, t1ce, t2, flair, normalised as in a cache, background 0; padded at the
+            high ends to the cache's plane.
+        z: Index of each slice in the source volume.
+        shape: Size of the source volume (i, j, k).
+        source: Bytes of the file whose grid and header a mask takes over: the first modality there is.
+        absent: Modalities that the case lacks, zeros in `image`.
+    """
+
+    image: Float16[np.ndarray, "slice 4 height width"]
+    z: Int[np.ndarray, " slice"]
+    shape: tuple[int, int, int]
+    source: bytes
+    absent: tuple[str, ...]
+
+
+def recall_preprocessing(record: PreprocessingRecord) -> Preprocessing:
+    """Give the preprocessing of a run's caches, if this release still does the same.
+
+    Returns:
+        It, with the largest plane of the caches.
+
+    Raises:
+        InputError: If this release makes other voxels of the same parameters.
+    """
+    made = [
+        Preprocessing(record.normalize, record.bias_correct, record.geometry, source.plane)
+        for source in record.sources
+    ]
+    if [each.fingerprint for each in made] != [each.fingerprint for each in record.sources]:
+        raise InputError(
+            f"the run was trained on slices of another preprocessing version than {PREPROCESSING_VERSION}, "
+            "which this release makes; predict with the release that made its cache, or train again"
+        )
+    height, width = np.max([each.plane for each in made], axis=0).tolist()
+    return replace(made[0], plane=(height, width))
+
+
+def read_raw_case(files: Mapping[str, Path], settings: Preprocessing) -> RawCase:
+    """Read, check and normalise the modalities of a case exactly as for a shard.
+
+    Args:
+        files: Of the modalities that there are; others, such as a segmentation, are not opened.
+        settings: Those of the run's cache. A plane that does not fit into the cache's makes it larger.
+
+    Raises:
+        CaseError: If a file is damaged, or the case is none that the run's network can serve.
+    """
+    sources = read_files({name: files[name] for name in MODALITIES if name in files})
+    present = [name for name in MODALITIES if name in sources]
+    if not present:
+        raise CaseError(f"has none of the modalities {', '.join(MODALITIES)}")
+    heads: dict[str, Crop] = {}
+    first: dict[str, Volume] = {}
+    for name in present:
+        volume = decode_source(sources, name)
+        first = first or {name: volume}
+        check_same_grid({**first, name: volume})
+        _check_served(volume, settings)
+        heads[name] = take_head(volume, settings)
+    i, j, k = first[present[0]].voxels.shape
+    height, width = max(i, settings.plane[0]), max(j, settings.plane[1])
+    images = Images(heads, replace(settings, plane=(height, width)))
+    kept = np.flatnonzero(np.any([head.planes for head in heads.values()], axis=0))
+    return RawCase(
+        image=np.stack([images.at(index) for index in kept.tolist()]),
+        z=kept,
+        shape=(i, j, k),
+        source=sources[present[0]],
+        absent=tuple(name for name in MODALITIES if name not in present),
+    )
+
+
+def _check_served(volume: Volume, settings: Preprocessing) -> None:
+    difference = differs_from_brats(volume) if settings.geometry == "brats" else None
+    if difference is not None:
+        raise CaseError(
+            f"{difference}, and the run was trained with --geometry brats; a run on a cache with "
+            "--geometry any takes every grid"
+        )
+
+
+def restore_volume(
+    case: RawCase, slices: Shaped[np.ndarray, "slice *plane height width"]
+) -> Shaped[np.ndarray, "i j k *plane"]:
+    """Put what was predicted for the slices back into the source's grid, 0 where no brain is.
+
+    Args:
+        case: Whose slices they are.
+        slices: Labels, or several planes for each slice, which become the last axis.
+    """
+    i, j, k = case.shape
+    volume = np.zeros((i, j, k, *slices.shape[1:-2]), slices.dtype)
+    volume[:, :, case.z] = np.moveaxis(slices[..., :i, :j], (-2, -1), (0, 1))
+    return volume
