@@ -27,6 +27,7 @@ from bench.reading import measure_reading
 from bench.reuse import measure_reuse
 from bench.robustness import measure_robustness
 from bench.scaling import measure_scaling
+from bench.scoring import measure_scoring
 from bench.train import measure_train
 from pipeline.quality import BRATS_SHAPE
 
@@ -41,6 +42,7 @@ PARTS: Final[dict[str, Callable[[Workbench], dict[str, object]]]] = {
     "train": measure_train,
     "federated": measure_federated,
     "overhead": measure_overhead,
+    "scoring": measure_scoring,
     "robustness": measure_robustness,
 }
 WHEN_NAMED: Final = {"robustness"}

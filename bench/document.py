@@ -58,6 +58,7 @@ ROWS: Final = (
     Row("Preparing, times as fast as MONAI", "peers.times_faster_than_monai", 6),
     Row("Preparing, times as fast as TorchIO", "peers.times_faster_than_torchio", 5),
     Row("Worker's peak memory, 40 cases over 4", "memory.ratio_40_to_4", 0.9, 1.1),
+    Row("Peak memory of `train eval`, 40 cases over 4", "scoring.ratio_40_to_4", None, 1.1),
     Row("`--reuse`, times as fast as anew", "reuse.times_faster", 5),
     Row("Random real slices, share of uncompressed", "reading.real.ratio_to_uncompressed", 0.45),
     Row("Megabytes of a real case", "reading.real.megabytes_per_case", None, 13),

@@ -13,8 +13,9 @@ from cache_schema.manifest import LeakageRecord, Manifest, digest, read_manifest
 from cache_schema.vocabulary import REGIONS
 from training.config import CONFIG_NAME, TrainConfig, read_config
 from training.device import choose_device
-from training.evaluate import CONVENTION, EVALUATION_NAME, evaluate, write_evaluation
+from training.evaluate import evaluate, read_evaluation, summary_means, write_evaluation
 from training.federated.engine import run_federation
+from training.metrics import DEFAULT_CONVENTION
 from training.provenance import require_same_cache
 from training.runlog import Observer
 from training.show import describe_leakage
@@ -159,16 +160,19 @@ def finished_means(folder: Path, config: TrainConfig, manifest: Manifest) -> Mea
         config: What it must have been trained with; all rounds of it.
         manifest: Of the cache that it must have been scored on.
     """
-    try:
-        text = (folder / f"{EVALUATION_NAME}.json").read_text(encoding="utf-8")
-        document: dict[str, Any] = json.loads(text)
-    except (OSError, ValueError):  # none yet, or cut off while it was written
+    document = read_evaluation(folder)
+    if document is None:  # not scored yet, or cut off while that was written
         return None
-    asked = {"round": config.rounds, "manifest": digest(manifest), "convention": CONVENTION}
+    asked = {
+        "convention": DEFAULT_CONVENTION,
+        "manifest": digest(manifest),
+        "postprocess_et": 0,
+        "round": config.rounds,
+        "tta": False,
+    }
     if read_config(folder) != config or asked != {key: document.get(key) for key in asked}:
         return None
-    means: Means = document["means"]
-    return means
+    return summary_means(document["summary"])
 
 
 def _finish(folder: Path, config: TrainConfig, cache: Path, observer: AblationObserver) -> Means:
@@ -213,7 +217,7 @@ def write_ablation(run: Path, ablation: Ablation) -> Path:
         The file.
     """
     document = {
-        "convention": CONVENTION,
+        "convention": DEFAULT_CONVENTION,
         "leakage": ablation.leakage.model_dump(),
         "manifest": ablation.manifest,
         "rows": [
@@ -240,7 +244,7 @@ def ablation_table(ablation: Ablation) -> Table:
     """Show the scores of every row in the shape of Table 4, above the published ones."""
     table = Table(
         title=f"Position embeddings, Dice (%) on {ablation.test_set()} (published: {PAPER_TEST_SET}), "
-        f"convention {CONVENTION}",
+        f"convention {DEFAULT_CONVENTION}",
         caption=describe_leakage(ablation.leakage),
     )
     table.add_column("embedding")

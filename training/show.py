@@ -1,28 +1,201 @@
 """Tables of scores, for a terminal."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
+from rich import box
 from rich.table import Table
 
 from cache_schema.manifest import LeakageRecord
-from cache_schema.vocabulary import REGIONS
+from cache_schema.vocabulary import COHORTS, REGIONS, Cohort
+from training.comparison import Comparison
 from training.evaluate import Evaluation
+from training.fairness import TRAINED_ON, ClientEvaluation, spread_over_clients
+from training.published import PUBLISHED
+
+UNITS: Final = {
+    "dice": ("Dice %", 100.0),
+    "hd95_mm": ("HD95 mm", 1.0),
+    "sensitivity": ("sens. %", 100.0),
+    "specificity": ("spec. %", 100.0),
+}
+"""How each metric is headed, and what it is multiplied with."""
 
 
-def score_table(evaluation: Evaluation) -> Table:
-    """Show the mean Dice of each region, in percent as the paper does, and what to know about it."""
-    state = f"after round {evaluation.round}" if evaluation.round else "untrained"
-    table = Table(
-        title=f"Dice (%) of the network {state}, convention {evaluation.convention}",
-        caption=describe_leakage(evaluation.leakage),
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run with its scores and its size, as it appears in the paper's tables.
+
+    Attributes:
+        name: Of the run.
+        evaluation: Its scores.
+        parameters: Numbers that training can change.
+        flops: Of one forward pass.
+    """
+
+    name: str
+    evaluation: Evaluation
+    parameters: int
+    flops: int
+
+
+def score_table(evaluation: Evaluation, name: str = "the network", *, seed: int = 0) -> Table:
+    """Show the mean of each metric with its 95 % interval, and what to know about it.
+
+    Args:
+        evaluation: The scores.
+        name: Of the run.
+        seed: Of the bootstrap.
+    """
+    table = _table(
+        title=f"Scores of {name} {_describe_state(evaluation)}",
+        caption=f"mean [95 % bootstrap interval over patients]; {describe_leakage(evaluation.leakage)}",
     )
     table.add_column("test set")
+    table.add_column("metric")
+    for heading in (*REGIONS, "average"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for test_set, group in evaluation.summary(seed).items():
+        label = f"{test_set}\n{_count(group['cases'], 'case')}"
+        for metric, (heading, factor) in UNITS.items():
+            samples = (group[metric][column] for column in (*REGIONS, "average"))
+            cells = [_interval(sample, factor, group["cases"]) for sample in samples]
+            table.add_row(label, heading, *cells)
+            label = ""
+        table.add_section()
+    return table
+
+
+def _interval(sample: Mapping[str, Any], factor: float, num_cases: int) -> str:
+    """Write a mean above its interval, and from how many cases it is, if not from all."""
+    if sample["count"] == 0:
+        return "-\nof no case"
+    mean, low, high = (factor * sample[key] for key in ("mean", "low", "high"))
+    text = f"{mean:.2f}\n\\[{low:.1f}, {high:.1f}]"
+    return text if sample["count"] == num_cases else f"{text}\nof {_count(sample['count'], 'case')}"
+
+
+def paper_table(cohort: Cohort, runs: Sequence[ScoredRun]) -> Table:
+    """Show some runs in the shape of the paper's table of a cohort, below its published rows.
+
+    Args:
+        cohort: With test cases in every run's evaluation.
+        runs: At least one; all on one cache, scored in the same way.
+    """
+    published = PUBLISHED[cohort]
+    evaluation = runs[0].evaluation
+    num_cases = len(evaluation.groups()[cohort])
+    ours = f"{_count(num_cases, 'case')}, {describe_rules(evaluation)}"
+    table = _table(
+        title=f"{cohort}, as in the paper's Table {published.number}: Dice (%)",
+        caption="published: the paper's own figures, on its own test cases; ours: "
+        f"{ours}; {describe_leakage(evaluation.leakage, cohort)}",
+    )
+    table.add_column("method")
+    table.add_column("scores")
+    for heading in (*REGIONS, "Average", "Params (M)", "FLOPs (G)"):
+        table.add_column(heading, justify="right")
+    for row in published.rows:
+        cells = [f"{value:.2f}" for value in (*row.dice_percent, row.parameters_m, row.gflops)]
+        table.add_row(row.method, "published", *cells, style="dim")
+    table.add_section()
+    for run in runs:
+        means = run.evaluation.means()[cohort]
+        sizes = run.parameters / 1e6, run.flops / 1e9
+        cells = [_percent(means[key]) for key in (*REGIONS, "mean")]
+        state = "ours" if run.evaluation.round else "ours, untrained"
+        table.add_row(run.name, state, *cells, *(f"{size:.2f}" for size in sizes))
+    return table
+
+
+def paper_tables(runs: Sequence[ScoredRun]) -> list[Table]:
+    """Show some runs in the shape of the paper's tables of all cohorts that have test cases."""
+    groups = runs[0].evaluation.groups()
+    return [paper_table(cohort, runs) for cohort in COHORTS if cohort in groups]
+
+
+def comparison_table(comparisons: Sequence[Comparison], leakage: LeakageRecord) -> Table:
+    """Show paired tests of runs."""
+    table = _table(
+        title="Paired Wilcoxon signed-rank tests, two-sided",
+        caption="mean Dice of each patient's cases over ET, TC and WT; p is not corrected for the number "
+        f"of tests; {describe_leakage(leakage)}",
+    )
+    for heading in ("second - first", "test set"):
+        table.add_column(heading)
+    for heading in ("cases", "patients", "median points", "p"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for each in comparisons:
+        test = each.test
+        table.add_row(
+            f"{each.second} - {each.first}",
+            each.test_set,
+            str(each.num_cases),
+            "0" if test is None else str(test.num_patients),
+            "-" if test is None else f"{100 * test.median_difference:+.2f}",
+            "-" if test is None or test.p_value is None else f"{test.p_value:.2g}",
+            each.verdict,
+        )
+    return table
+
+
+def fairness_table(result: ClientEvaluation, name: str = "the network") -> Table:
+    """Show the mean Dice of each client's training cases, and how it spreads over clients."""
+    evaluation = result.evaluation
+    table = _table(
+        title=f"Clients' own TRAINING cases: Dice (%) of {name} {_describe_state(evaluation)}",
+        caption=f"{TRAINED_ON}; {describe_leakage(evaluation.leakage)}",
+    )
+    table.add_column("client")
     for heading in ("cases", *REGIONS, "average"):
         table.add_column(heading, justify="right")
-    for name, means in evaluation.means().items():
-        dice = (f"{100 * means[key]:.2f}" for key in (*REGIONS, "mean"))
-        table.add_row(name, str(int(means["cases"])), *dice)
+    keys = (*REGIONS, "mean")
+    clients = result.clients()
+    for client, means in clients.items():
+        table.add_row(
+            str(client), str(int(means["cases"])), *(_percent(means[key]) for key in keys)
+        )
+    table.add_section()
+    spread = spread_over_clients(clients)
+    for heading, field in (
+        ("mean over clients", "mean"),
+        ("standard deviation", "standard_deviation"),
+        ("worst client", "worst"),
+    ):
+        values = (getattr(spread[key], field, math.nan) for key in keys)
+        table.add_row(heading, "", *map(_percent, values))
     return table
+
+
+def _table(title: str, caption: str) -> Table:
+    """Make a table without lines between columns: numbers with intervals fill 80 characters."""
+    return Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _percent(fraction: float) -> str:
+    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+
+
+def _describe_state(evaluation: Evaluation) -> str:
+    state = f"after round {evaluation.round}" if evaluation.round else "untrained"
+    return f"{state}, {describe_rules(evaluation)}"
+
+
+def describe_rules(evaluation: Evaluation) -> str:
+    """Tell everything that scores of the same network depend on."""
+    rules = [f"convention {evaluation.convention}"]
+    if evaluation.tta:
+        rules.append("averaged over flips")
+    if evaluation.postprocess_et:
+        rules.append(f"fewer than {evaluation.postprocess_et} ET voxels made NEC")
+    return ", ".join(rules)
 
 
 def describe_gain(evaluation: Evaluation, untrained: Mapping[str, Mapping[str, float]]) -> str:
@@ -32,9 +205,18 @@ def describe_gain(evaluation: Evaluation, untrained: Mapping[str, Mapping[str, f
     return f"Dice untrained to trained: {', '.join(gains)}"
 
 
-def describe_leakage(leakage: LeakageRecord) -> str:
-    """Say in a line how many test patients were also trained on."""
-    return (
+def describe_leakage(leakage: LeakageRecord, cohort: Cohort | None = None) -> str:
+    """Say in a line how many test patients were also trained on.
+
+    Args:
+        leakage: Of the cache.
+        cohort: Tell also how many of this cohort's test patients.
+    """
+    line = (
         f"protocol {leakage.protocol}: {leakage.also_in_training} of {leakage.test_patients} test "
         "patients were also trained on"
     )
+    if cohort is None or cohort not in leakage.cohorts:
+        return line
+    own = leakage.cohorts[cohort]
+    return f"{line}, {own.also_in_training} of {own.test_patients} of {cohort}"
