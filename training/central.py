@@ -77,7 +77,12 @@ def run_central(
     num_steps = passes.num_batches(everybody)
     observer.started(num_rounds=config.rounds, num_steps=len(passes))
     with open_log(run, boards) as log, fork_random(session.device):
-        log.record("resumed" if resume else "started", cache=str(cache), epoch=first_epoch)
+        log.record(
+            "resumed" if resume else "started",
+            cache=str(cache),
+            epoch=first_epoch,
+            rounds=config.rounds,
+        )
         trainer = _Trainer(config, run, model, optimizer, read_batches(loader), num_steps, observer)
         for epoch in epochs:
             start = time.perf_counter()

@@ -7,10 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, digest
+from cache_schema.preprocessing import PreprocessingRecord
 
 PROVENANCE_NAME: Final = "provenance.json"
+PREPROCESSING_NAME: Final = "preprocessing.json"
 
 
 def write_provenance(run: Path, manifest: Manifest, *, device: str) -> None:
@@ -54,6 +58,31 @@ def read_provenance(run: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{run} is not a run: {path.name} cannot be read ({error})") from error
     return document
+
+
+def write_preprocessing(run: Path, record: PreprocessingRecord) -> None:
+    """Save how the slices of a run were made, so that its model can be used without the cache."""
+    text = json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+    (run / PREPROCESSING_NAME).write_text(text, encoding="utf-8")
+
+
+def read_preprocessing(run: Path) -> PreprocessingRecord:
+    """Read how the slices of a run were made.
+
+    Raises:
+        InputError: If the run does not say so, or not as this release does.
+    """
+    path = run / PREPROCESSING_NAME
+    try:
+        return PreprocessingRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{run} has no {PREPROCESSING_NAME}, which tells how to prepare a case: an earlier release "
+            "began it; the command that trained it, with --resume, adds the file"
+        ) from None
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} cannot be read ({reason}); add it again with --resume") from error
 
 
 def _write(run: Path, **identity: Any) -> None:  # noqa: ANN401 - any JSON

@@ -230,6 +230,8 @@ def open_log(run: Path, boards: Sequence[Board] = ()) -> Iterator[RunLog]:
         yield log
     except BaseException as error:
         outcome = "failed" if isinstance(error, Exception) else "killed"
+        with suppress(OSError):  # such as a full disk, which is the error already
+            log.record(outcome, reason=" ".join(str(error).split()))
         raise
     finally:
         log.close(outcome)
@@ -248,23 +250,36 @@ def scalars_of(record: RoundRecord) -> dict[str, float]:
     return scalars | {f"strategy/{name}": value for name, value in record.figures.items()}
 
 
-def read_rounds(run: Path) -> tuple[RoundRecord, ...]:
-    """Read the rounds that a run has finished, those that were done again once.
+def read_events(run: Path) -> tuple[dict[str, Any], ...]:
+    """Read a run's log, also while it is written: a line that is not whole is left out.
 
     Raises:
         InputError: If the folder has no log.
     """
     path = run / LOG_NAME
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().splitlines()  # a cut may go through a character
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); is {run} a run?") from error
-    rounds = {}
+    events = []
     for line in lines:
-        with suppress(ValueError):  # a line that a kill cut short
-            event = json.loads(line)
-            if event["event"] == "round":
-                rounds[event["round"]] = _round(event)
+        with suppress(ValueError):
+            events.append(json.loads(line))
+    return tuple(events)
+
+
+def read_rounds(run: Path) -> tuple[RoundRecord, ...]:
+    """Read the rounds that a run has finished, those that were done again once.
+
+    Raises:
+        InputError: If the folder has no log.
+    """
+    return rounds_of(read_events(run))
+
+
+def rounds_of(events: Sequence[dict[str, Any]]) -> tuple[RoundRecord, ...]:
+    """Pick the finished rounds out of a log, those that were done again once."""
+    rounds = {event["round"]: _round(event) for event in events if event["event"] == "round"}
     return tuple(rounds[number] for number in sorted(rounds))
 
 

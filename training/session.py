@@ -9,6 +9,7 @@ from torch import nn
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
+from cache_schema.preprocessing import PreprocessingRecord, record_preprocessing
 from training.config import CONFIG_NAME, TrainConfig, read_config, write_config
 from training.data import SliceDataset
 from training.device import (
@@ -21,6 +22,7 @@ from training.models.initial import initial_model
 from training.provenance import (
     read_provenance,
     require_same_cache,
+    write_preprocessing,
     write_provenance,
     write_remote_provenance,
 )
@@ -86,12 +88,20 @@ def open_session(
     if not resume:
         run.mkdir(parents=True, exist_ok=True)
         write_provenance(run, manifest, device=",".join(map(str, devices)))
+    write_preprocessing(run, record_preprocessing(manifest))  # runs of earlier releases lack it
+    if not resume:
         write_config(run, config)
     return Session(model, devices, dataset, members)
 
 
 def open_remote_run(
-    config: TrainConfig, run: Path, *, name: str, sites: Mapping[int, str], resume: bool
+    config: TrainConfig,
+    run: Path,
+    *,
+    name: str,
+    sites: Mapping[int, str],
+    preprocessing: PreprocessingRecord,
+    resume: bool,
 ) -> None:
     """Make the folder of a run whose clients train at their own places, or find the one to go on with.
 
@@ -100,6 +110,7 @@ def open_remote_run(
         run: A new folder, or with `resume` one that a run with the same settings has left.
         name: What the clients know the run by.
         sites: Digest of each client's manifest.
+        preprocessing: How all clients have made their slices.
         resume: Go on with a run.
 
     Raises:
@@ -113,10 +124,12 @@ def open_remote_run(
             raise InputError(
                 f"{run} was begun by other clients or with other data: {saved}, not {given}"
             )
+        write_preprocessing(run, preprocessing)
         return
     require_no_run(run)
     run.mkdir(parents=True, exist_ok=True)
     write_remote_provenance(run, name=name, sites=sites)
+    write_preprocessing(run, preprocessing)
     write_config(run, config)
 
 

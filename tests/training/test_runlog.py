@@ -87,10 +87,22 @@ def test_a_board_learns_how_the_run_ended(error, outcome, tmp_path):
 
     if error is None:
         train()
+        assert events(tmp_path) == []
     else:
         with pytest.raises(type(error)):
             train()
+        (event,) = events(tmp_path)
+        assert (event["event"], event["reason"]) == (outcome, str(error))
     assert shelf.outcome == outcome
+
+
+def test_a_log_that_cannot_be_written_does_not_hide_why_training_failed(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    with pytest.raises(ValueError, match="why"), open_log(tmp_path) as log:  # noqa: PT012
+        monkeypatch.setattr(log, "record", full)
+        raise ValueError("why")
 
 
 def test_what_a_board_has_not_received_is_noted_in_the_log(tmp_path):

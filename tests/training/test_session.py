@@ -4,13 +4,31 @@ import pytest
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import digest, read_manifest
+from cache_schema.preprocessing import PreprocessingRecord, Source
+from cache_schema.vocabulary import MODALITIES
 from training.config import read_config
-from training.provenance import read_provenance, require_same_cache
+from training.provenance import (
+    PREPROCESSING_NAME,
+    read_preprocessing,
+    read_provenance,
+    require_same_cache,
+)
 from training.session import open_remote_run
+
+PREPROCESSING = PreprocessingRecord(
+    normalize="zscore",
+    bias_correct=False,
+    geometry="any",
+    modalities=MODALITIES,
+    label_convention="brats2018-2020",
+    sources=(Source(plane=(24, 20), fingerprint="abc"),),
+)
 
 
 def begin(run, config, sites, *, resume=False):
-    open_remote_run(config, run, name="a name", sites=sites, resume=resume)
+    open_remote_run(
+        config, run, name="a name", sites=sites, preprocessing=PREPROCESSING, resume=resume
+    )
 
 
 def test_a_run_keeps_its_settings_its_name_and_who_took_part(tiny_config, tmp_path):
@@ -46,3 +64,14 @@ def test_a_run_goes_on_with_the_same_settings_and_sites_alone(tiny_config, tmp_p
         begin(run, tiny_config.model_copy(update={"rounds": 9}), {0: "a", 1: "b"}, resume=True)
     with pytest.raises(InputError, match="holds a run already"):
         begin(run, tiny_config, {0: "a", 1: "b"})
+
+
+def test_a_run_keeps_how_its_clients_made_their_slices_and_an_old_one_gets_it_when_resumed(
+    tiny_config, tmp_path
+):
+    run = tmp_path / "run"
+    begin(run, tiny_config, {0: "a"})
+    assert read_preprocessing(run) == PREPROCESSING
+    (run / PREPROCESSING_NAME).unlink()
+    begin(run, tiny_config, {0: "a"}, resume=True)
+    assert read_preprocessing(run) == PREPROCESSING

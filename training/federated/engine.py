@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from torch import nn
@@ -136,6 +136,7 @@ class Federation:
             clients=list(self.members),
             byzantine=sorted(liars.clients),
             round=server.round + 1,
+            rounds=config.rounds,
         )
         observer.started(
             num_rounds=config.rounds,
@@ -223,6 +224,8 @@ class _Round:
         extras = narrow(strategy.broadcast(self.server), exchange)
         model = self.server.model
         present = self.turnout.present
+        absent = list(self.turnout.absent)
+        self.log.record("asked", round=self.number, clients=list(present), absent=absent)
         for group in [(client,) for client in present] if strategy.is_sequential else [present]:
             sent = narrow(model, exchange)
             order = Order(
@@ -238,6 +241,7 @@ class _Round:
                 update = self.liars.falsify(_update(reply, received, exchange), model, self.number)
                 fault = reply.fault or find_fault(update, self.server.model)
                 self._records.append(_client_record(reply, order, fault))
+                self.log.record("reply", **self._progress(self._records[-1]))
                 if fault is None:
                     if reply.keeps:
                         self._remembered[reply.client] = self.number
@@ -252,6 +256,11 @@ class _Round:
                 self.log.record("lost", round=self.number, client=reply.client, reason=reply.reason)
             else:
                 yield reply
+
+    def _progress(self, record: ClientRecord) -> dict[str, Any]:
+        """Tell who watches the log of one reply, long before the round is done."""
+        names = ("client", "loss", "seconds", "refused")
+        return {"round": self.number, **{name: getattr(record, name) for name in names}}
 
     def _require_sound(self) -> None:
         if not self._records:

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, digest, read_manifest
+from cache_schema.preprocessing import record_preprocessing
 from training.data import SliceDataset
 from training.device import choose_device
 from training.federated.client import Workplace
@@ -106,6 +107,7 @@ def _introduce(place: _Place, task: Task) -> RecordDict:
             num_examples=len(workplace.dataset),
             num_steps=workplace.count_steps((client,)),
             manifest=digest(manifest),
+            preprocessing=record_preprocessing(manifest),
             version=version("fedunetmm"),
         )
     )

@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from safetensors.torch import load, save
 from torch import Tensor
 
+from cache_schema.preprocessing import PreprocessingRecord
 from training.config import TrainConfig
 from training.federated.aggregate import State
 from training.federated.work import Order, Reply
@@ -47,6 +48,7 @@ class Introduction:
         num_examples: Slices that it trains on.
         num_steps: Its optimiser steps in a round.
         manifest: Digest of its cache's manifest.
+        preprocessing: How its slices were made.
         version: Of this program.
     """
 
@@ -54,6 +56,7 @@ class Introduction:
     num_examples: int
     num_steps: int
     manifest: str
+    preprocessing: PreprocessingRecord
     version: str
 
 
@@ -81,7 +84,9 @@ def unpack_task(content: RecordDict) -> Task:
 
 def pack_introduction(introduction: Introduction) -> RecordDict:
     """Write who a node is."""
-    return RecordDict({"introduction": _pack_json(asdict(introduction))})
+    preprocessing = introduction.preprocessing.model_dump()
+    document = {**asdict(introduction), "preprocessing": preprocessing}
+    return RecordDict({"introduction": _pack_json(document)})
 
 
 def unpack_introduction(content: RecordDict) -> Introduction:
@@ -91,7 +96,9 @@ def unpack_introduction(content: RecordDict) -> Introduction:
         RemoteError: If it says that it cannot take part.
     """
     _raise_problem(content)
-    return Introduction(**_unpack_json(content["introduction"]))
+    document = _unpack_json(content["introduction"])
+    preprocessing = PreprocessingRecord.model_validate_json(json.dumps(document["preprocessing"]))
+    return Introduction(**{**document, "preprocessing": preprocessing})
 
 
 def pack_model(order: Order) -> dict[str, ArrayRecord]:

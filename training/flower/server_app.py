@@ -11,6 +11,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from cache_schema.errors import InputError
+from cache_schema.preprocessing import unite_preprocessing
 from training.config import TrainConfig, make_config, named_values
 from training.federated.engine import Federation
 from training.federated.strategies.registry import make_strategy
@@ -64,7 +65,14 @@ def coordinate(grid: Grid, options: Options) -> None:
     clients.gather(int(options["clients"]))
     introductions = clients.introductions
     sites = {client: each.manifest for client, each in introductions.items()}
-    open_remote_run(config, run, name=name, sites=sites, resume=resume)
+    open_remote_run(
+        config,
+        run,
+        name=name,
+        sites=sites,
+        preprocessing=unite_preprocessing({k: i.preprocessing for k, i in introductions.items()}),
+        resume=resume,
+    )
     federation = Federation(config, run, tuple(introductions), clients, strategy)
     federation.carry_on(model, _Reporter(), resume=resume, boards=())
 

@@ -75,7 +75,13 @@ def test_a_run_keeps_settings_log_and_weights(small_cache, tiny_config, tiny_run
     assert last == 2
     assert state["layers.1.num_batches_tracked"].dtype == torch.int64
     events = [json.loads(line) for line in (tiny_run / "log.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in events] == ["started", "round", "round", "finished"]
+    each = ["asked", "reply", "reply", "round"]
+    assert [event["event"] for event in events] == ["started", *each, *each, "finished"]
+    assert (events[0]["rounds"], events[1]["clients"], events[1]["absent"]) == (2, [0, 1], [])
+    assert [(e["client"], e["refused"]) for e in events if e["event"] == "reply"] == 2 * [
+        (0, None),
+        (1, None),
+    ]
     provenance = json.loads((tiny_run / "provenance.json").read_text())
     assert provenance["manifest"] == digest(read_manifest(small_cache))
     assert any((tiny_run / "tensorboard").iterdir())

@@ -1,6 +1,5 @@
 """How long clients train in a round and at which rate, by hand and in whole runs."""
 
-import json
 import math
 
 import pytest
@@ -207,5 +206,5 @@ def test_the_rate_is_what_the_schedule_says_in_every_step(
     config = configured(tiny_config, rounds=3, local_steps=1, lr_schedule=schedule, lr_patience=1)
     run_federation(config, small_cache, tmp_path / "run", observer)
     assert rates == pytest.approx([0.01] * 4 + [0.01 * factor] * 2)
-    event = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[3])
-    assert ("learning_rate" in event["figures"]) == (schedule == "plateau")
+    last = read_rounds(tmp_path / "run")[-1]
+    assert ("learning_rate" in last.figures) == (schedule == "plateau")

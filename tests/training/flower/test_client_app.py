@@ -8,6 +8,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from cache_schema.manifest import digest, read_manifest
+from cache_schema.preprocessing import record_preprocessing
 from training.data import SliceDataset
 from training.federated.client import LocalClients, Workplace
 from training.federated.client_memory import ClientMemory
@@ -57,6 +58,7 @@ def test_a_node_introduces_its_own_client(site, own_cache, config):
     assert found.num_examples == len(SliceDataset(own_cache, clients=[1]))
     assert found.num_steps == -(-found.num_examples // config.batch_size)
     assert found.manifest == digest(read_manifest(own_cache))
+    assert found.preprocessing == record_preprocessing(read_manifest(own_cache))
 
 
 def test_a_client_trains_as_in_one_process_and_remembers_at_home(

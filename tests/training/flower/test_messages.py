@@ -6,6 +6,8 @@ import pytest
 import torch
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
+from cache_schema.manifest import read_manifest
+from cache_schema.preprocessing import record_preprocessing
 from training.config import TrainConfig
 from training.federated.work import Order, Reply
 from training.flower.messages import (
@@ -96,8 +98,9 @@ def test_a_problem_is_raised_where_an_answer_is_read(unpack):
         unpack(on_the_way(pack_problem("shard-000.h5 is damaged")))
 
 
-def test_an_introduction_arrives():
-    introduction = Introduction(3, 120, 15, "digest", "1.2")
+def test_an_introduction_arrives(small_cache):
+    preprocessing = record_preprocessing(read_manifest(small_cache))
+    introduction = Introduction(3, 120, 15, "digest", preprocessing, "1.2")
     assert unpack_introduction(on_the_way(pack_introduction(introduction))) == introduction
 
 

@@ -9,6 +9,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from cache_schema.errors import InputError
+from cache_schema.preprocessing import PreprocessingRecord, Source
+from cache_schema.vocabulary import MODALITIES
 from training.config import TrainConfig
 from training.federated.work import Lost, Order, Reply
 from training.flower.messages import (
@@ -23,6 +25,14 @@ from training.flower.remote_clients import RemoteClients, Waiting
 from training.runlog import Silent
 
 TASK = Task("a run", TrainConfig(), "abc", "1.2")
+PREPROCESSING = PreprocessingRecord(
+    normalize="zscore",
+    bias_correct=False,
+    geometry="any",
+    modalities=MODALITIES,
+    label_convention="brats2018-2020",
+    sources=(Source(plane=(24, 20), fingerprint="abc"),),
+)
 ORDER = Order(2, {"w": torch.ones(2)}, remembered={0: 1})
 
 
@@ -34,7 +44,9 @@ def _no_waiting(monkeypatch):
 
 
 def introduce(client, version="1.2"):
-    return pack_introduction(Introduction(client, 10 * client, client + 1, "digest", version))
+    return pack_introduction(
+        Introduction(client, 10 * client, client + 1, "digest", PREPROCESSING, version)
+    )
 
 
 def reply(client):

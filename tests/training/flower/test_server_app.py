@@ -5,7 +5,10 @@ import pytest
 from flwr.serverapp import Grid
 
 from cache_schema.errors import InputError
+from cache_schema.manifest import read_manifest
+from cache_schema.preprocessing import record_preprocessing
 from training.config import TrainConfig
+from training.flower.messages import Introduction
 from training.flower.server_app import coordinate, read_settings
 
 APP = Path(__file__).parents[3] / "flower/pyproject.toml"
@@ -63,3 +66,26 @@ def test_a_wrong_option_is_named_before_anybody_is_asked(name, value, line, opti
 def test_a_run_is_not_overwritten(options, tiny_run):
     with pytest.raises(InputError, match="holds a run already"):
         coordinate(EmptyGrid(), {**options, "run": str(tiny_run), "weights": "none"})
+
+
+def test_clients_who_made_their_slices_in_different_ways_are_refused_before_training(
+    options, small_cache, tmp_path, monkeypatch
+):
+    record = record_preprocessing(read_manifest(small_cache))
+    odd = record.model_copy(update={"normalize": "percentile"})
+
+    class Clients:
+        def __init__(self, *_):
+            self.introductions = {
+                client: Introduction(client, 10, 2, "digest", preprocessing, "1.2")
+                for client, preprocessing in enumerate((record, record, odd))
+            }
+
+        def gather(self, _):
+            pass
+
+    monkeypatch.setattr("training.flower.server_app.RemoteClients", Clients)
+    run = tmp_path / "run"
+    with pytest.raises(InputError, match=r"^clients 0 and 2 .*--normalize zscore and percentile"):
+        coordinate(EmptyGrid(), {**options, "run": str(run), "weights": "none"})
+    assert not run.exists()
