@@ -1,0 +1,176 @@
+"""A run's network as one file for other programs, held against the original before it gets its name."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from cache_schema.errors import InputError
+from cache_schema.vocabulary import LABELS
+from training.config import TrainConfig, read_config
+from training.evaluate import trained_model
+from training.onnx_format import load_onnx, require_onnx, write_onnx
+from training.predict import STRIDE
+from training.provenance import read_preprocessing
+from training.targets import PLANES
+
+TOLERANCE: Final = 1e-4
+"""Largest difference between two programs' probabilities that other orders of addition explain."""
+
+MOST_STRIDES: Final = 64
+"""Sides of slices go from 64 to 2048."""
+
+METADATA_NAME: Final = "metadata.json"
+
+Network = Callable[[Float32[np.ndarray, "batch 4 height width"]], np.ndarray]
+
+
+class Probabilities(nn.Module):
+    """A network from its input to what inference uses: the final head after the sigmoid."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, image: Float[Tensor, "batch 4 height width"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Give the probability of every plane."""
+        probability: Tensor = self.network(image).final.sigmoid()
+        return probability
+
+
+def write_pt2(path: Path, program: ExportedProgram, metadata: Mapping[str, str]) -> None:
+    """Write PyTorch's own format, which needs torch alone to be run."""
+    torch.export.save(program, path, extra_files={METADATA_NAME: json.dumps(dict(metadata))})
+
+
+def load_pt2(path: Path) -> Network:
+    """Give a `.pt2` file as a function."""
+    module = torch.export.load(path).module()
+
+    def run(image: Float32[np.ndarray, "batch 4 height width"]) -> np.ndarray:
+        with torch.inference_mode():
+            probability: np.ndarray = module(torch.from_numpy(image)).numpy()
+        return probability
+
+    return run
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a kind of file is written, and run again to be checked."""
+
+    write: Callable[[Path, ExportedProgram, Mapping[str, str]], None]
+    load: Callable[[Path], Network]
+
+
+FORMATS: Final[dict[str, Format]] = {
+    ".onnx": Format(write_onnx, load_onnx),
+    ".pt2": Format(write_pt2, load_pt2),
+}
+"""By suffix. ONNX runs without Python; `.pt2` is what PyTorch has in place of TorchScript."""
+
+
+def export_run(run: Path, out: Path) -> float:
+    """Write a run's network to a file and check that it computes the same.
+
+    Args:
+        run: A folder that training wrote.
+        out: A name with a suffix of `FORMATS`.
+
+    Returns:
+        The largest absolute difference of a probability, on random slices.
+
+    Raises:
+        InputError: If the run or the name cannot be used, the extra `onnx` is missing, or the file
+            does not compute the same; there is no file then.
+    """
+    if out.suffix not in FORMATS:
+        raise InputError(f"--out {out}: give a name that ends in {' or '.join(FORMATS)}")
+    if out.suffix == ".onnx":
+        require_onnx()
+    config = read_config(run)
+    network, round_number = trained_model(run, config)
+    return export_network(network, out, describe_network(run, config, round_number))
+
+
+def describe_network(run: Path, config: TrainConfig, round_number: int) -> dict[str, str]:
+    """Say what a user of the file has to know: what goes in, what comes out, what it means.
+
+    Raises:
+        InputError: If the run does not tell how its slices were made.
+    """
+    record = read_preprocessing(run)
+    return {
+        "program": f"fedunetmm {version('fedunetmm')}",
+        "model": config.model,
+        "round": str(round_number),
+        "input": f"image: (batch, 4, height, width) float32, normalised, background 0; sides are multiples "
+        f"of {STRIDE} from {2 * STRIDE} to {MOST_STRIDES * STRIDE}",
+        "output": "probability: (batch, 3, height, width) float32, after the sigmoid",
+        "modalities": json.dumps(record.modalities),
+        "planes": json.dumps(
+            {name: list(values) for name, values in PLANES[config.target].items()}
+        ),
+        "labels": json.dumps(LABELS),
+        "label_convention": record.label_convention,
+        "preprocessing": record.model_dump_json(),
+    }
+
+
+def export_network(network: nn.Module, out: Path, metadata: Mapping[str, str]) -> float:
+    """Write a network to a file and check that it computes the same; see `export_run`."""
+    model = Probabilities(network).eval()
+    form = FORMATS[out.suffix]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
+            partial = Path(folder, out.name)  # its own name: a .pt2 keeps it inside
+            form.write(partial, _trace(model), metadata)
+            difference = largest_difference(model, form.load(partial))
+            if not difference <= TOLERANCE:
+                raise InputError(
+                    f"{out} would differ from the network by {difference:.3g} in a probability, more "
+                    f"than {TOLERANCE:g}; nothing was written"
+                )
+            partial.replace(out)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error}); choose another --out") from error
+    return difference
+
+
+def _trace(model: nn.Module) -> ExportedProgram:
+    """Record the network's operations for any number of slices of any size that it takes."""
+    height, width = (STRIDE * Dim(name, min=2, max=MOST_STRIDES) for name in ("rows", "columns"))
+    shapes = {"image": {0: Dim("batch"), 2: height, 3: width}}
+    example = torch.zeros(2, 4, 2 * STRIDE, 3 * STRIDE)
+    program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names folders of this machine
+    return program
+
+
+def largest_difference(model: nn.Module, exported: Network) -> float:
+    """Compare two programs on random slices of other numbers and sizes than the traced ones.
+
+    Returns:
+        The largest absolute difference; NaN if a value is.
+    """
+    generator = torch.Generator().manual_seed(0)
+    differences = []
+    for shape in ((1, 4, 96, 64), (3, 4, 64, 128)):
+        image = torch.randn(shape, generator=generator)
+        with torch.inference_mode():
+            expected = model(image).numpy()
+        differences.append(np.abs(exported(image.numpy()) - expected).max())
+    return float(np.max(differences))
