@@ -4,7 +4,7 @@ Heavy imports happen inside commands, so that `--help` and completion answer at 
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,6 +139,14 @@ class _CaseBar:
     def case_done(self, case_id: str) -> None:
         """Count one case."""
         self._progress.update(self._task, advance=1, description=case_id)
+
+
+@contextmanager
+def _counting(unit: str) -> Iterator[Callable[[str, int], None]]:
+    """Show a progress bar; what it gives is told each item's name and their number."""
+    with _progress(unit) as progress:
+        task = progress.add_task(unit, total=None)
+        yield lambda name, total: progress.update(task, advance=1, total=total, description=name)
 
 
 Cache = Annotated[Path, typer.Option(help="Folder of the cache.")]
@@ -612,50 +620,197 @@ def train_central(
     console.print(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
 
 
+Tta = Annotated[bool, typer.Option("--tta", help="Average probabilities over flips of the slices.")]
+PostprocessEt = Annotated[
+    int,
+    typer.Option(min=0, metavar="VOXELS", help="Fewer enhancing voxels in a case become necrosis."),
+]
+
+
 @train.command("eval")
 def train_eval(
-    run: Run,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders that `train fed` or `train central` wrote; several are compared.",
+        ),
+    ],
     cache: Cache = Path("cache"),
+    convention: Annotated[
+        str,
+        typer.Option(
+            help="brats2020, nan-drop or lesionwise2023: what empty masks score, see docs/evaluation.md."
+        ),
+    ] = "brats2020",
+    tta: Tta = False,
+    postprocess_et: PostprocessEt = 0,
+    clients: Annotated[
+        bool,
+        typer.Option(
+            "--clients", help="Also score each client's own training cases, for fairness."
+        ),
+    ] = False,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Score the network before its first round.")
     ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Slices at a time; by default as in training.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Score a run on the test set of every cohort: Dice per case in 3D."""
-    from training.evaluate import UNTRAINED_NAME, evaluate, read_means, write_evaluation
-    from training.show import describe_gain, score_table
+    """Score runs on the test set of every cohort, per case in 3D: Dice, HD95, sensitivity, specificity."""
+    from training.comparison import compare_runs
+    from training.evaluate import (
+        Scoring,
+        evaluate,
+        network_size,
+        require_runs,
+        untrained_means,
+        write_evaluation,
+    )
+    from training.fairness import evaluate_clients, write_client_evaluation
+    from training.show import (
+        ScoredRun,
+        comparison_table,
+        describe_gain,
+        fairness_table,
+        paper_tables,
+        score_table,
+    )
 
+    scoring = Scoring(convention, tta, postprocess_et, batch_size)
+    require_runs(runs, cache)
+    scored = []
+    for run in runs:
+        with _counting("cases") as count:
+            evaluation = evaluate(
+                run, cache, scoring=scoring, untrained=untrained, device=device, on_case=count
+            )
+        paths = write_evaluation(run, evaluation, seed=seed)
+        console.print(score_table(evaluation, str(run), seed=seed))
+        before = untrained_means(run, evaluation)
+        if before is not None and not untrained:
+            console.print(describe_gain(evaluation, before))
+        console.print(f"written: {paths[0]}, {paths[1]}")
+        if clients:
+            with _counting("training cases") as count:
+                fairness = evaluate_clients(
+                    run, cache, scoring=scoring, untrained=untrained, device=device, on_case=count
+                )
+            paths = write_client_evaluation(run, fairness)
+            console.print(fairness_table(fairness, str(run)))
+            console.print(f"written: {paths[0]}, {paths[1]}")
+        scored.append(ScoredRun(str(run), evaluation, *network_size(run)))
+    console.print(*paper_tables(scored))
+    if len(scored) > 1:
+        comparisons = compare_runs({each.name: each.evaluation for each in scored})
+        console.print(comparison_table(comparisons, scored[0].evaluation.leakage))
+
+
+@train.command("predict")
+def train_predict(
+    run: Run,
+    case: Annotated[
+        Path | None,
+        typer.Argument(help="A case's folder as in BraTS, or a folder that holds such."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Mask to write, .nii.gz; of several cases the folder of masks.")
+    ] = Path("mask.nii.gz"),
+    t1: Annotated[Path | None, typer.Option(help="Instead of CASE: its T1.")] = None,
+    t1ce: Annotated[Path | None, typer.Option(help="Its T1 with contrast agent.")] = None,
+    t2: Annotated[Path | None, typer.Option(help="Its T2.")] = None,
+    flair: Annotated[Path | None, typer.Option(help="Its FLAIR.")] = None,
+    probabilities: Annotated[
+        bool,
+        typer.Option("--probabilities", help="Also write the network's planes beside the mask."),
+    ] = False,
+    tta: Tta = False,
+    postprocess_et: PostprocessEt = 0,
+    device: Device = "auto",
+) -> None:
+    """Segment raw scans: labels 0, 1, 2, 4 in the scans' own grid. Needs the run, not its cache."""
+    from pipeline.raw_case import recall_preprocessing
+    from pipeline.segment import plan_requests, segment, summarise
+    from training.predictor import open_predictor
+
+    files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
+    requests = plan_requests(case, files, out)
+    predictor = open_predictor(
+        run,
+        device=device,
+        tta=tta,
+        postprocess_et=postprocess_et,
+        keeps_probabilities=probabilities,
+    )
+    settings = recall_preprocessing(predictor.preprocessing)
+    outcomes = []
     with _progress("cases") as progress:
-        task = progress.add_task("cases", total=None)
-        evaluation = evaluate(
-            run,
-            cache,
-            untrained=untrained,
-            device=device,
-            on_case=lambda name, total: progress.update(
-                task, advance=1, total=total, description=name
-            ),
-        )
-    console.print(score_table(evaluation))
-    before = read_means(run, UNTRAINED_NAME)
-    if before is not None and not untrained:
-        console.print(describe_gain(evaluation, before))
-    paths = write_evaluation(run, evaluation)
-    console.print(f"written: {paths[0]}, {paths[1]}")
+        task = progress.add_task("cases", total=len(requests))
+        for outcome in segment(requests, settings, predictor, predictor.planes):
+            progress.update(task, advance=1, description=outcome.case_id)
+            for line in outcome.warnings(is_one_of_many=len(requests) > 1):
+                errors.print(line, markup=False)
+            for path, content in outcome.written.items():
+                progress.print(f"written: {path} ({content})", markup=False)
+            outcomes.append(outcome)
+    if (problem := summarise(outcomes)) is not None:
+        raise InputError(problem)
+
+
+@train.command("export")
+def train_export(
+    run: Run,
+    out: Annotated[
+        Path, typer.Option(help="File to write: .onnx, with the extra `onnx`, or .pt2.")
+    ] = Path("model.onnx"),
+) -> None:
+    """Write a run's network for other programs, and check that it computes the same."""
+    from training.export import TOLERANCE, export_run
+
+    with console.status("exporting and comparing"):
+        difference = export_run(run, out)
+    console.print(
+        f"written: {out}; on random slices its probabilities differ by at most {difference:.2g} from the "
+        f"network's ({TOLERANCE:g} is allowed)"
+    )
 
 
 @train.command("report")
 def train_report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that `train fed` wrote.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders that `train fed` or `train central` wrote; several are compared.",
+        ),
+    ],
     cache: Cache = Path("cache"),
     out: Annotated[Path, typer.Option(help="Page to write.")] = Path("report.html"),
     device: Device = "auto",
 ) -> None:
     """Write one self-contained HTML page about runs."""
-    from training.report import write_report
+    from training.report.page import write_report
 
     write_report(runs, cache, out, device=device)
     console.print(f"written: {out}")
+
+
+@train.command("watch")
+def train_watch(
+    run: Run,
+    once: Annotated[
+        bool, typer.Option("--once", help="Show the run as it is now, and end.")
+    ] = False,
+) -> None:
+    """Watch a run from its log, also from another machine; ends with it, with 1 if it failed."""
+    from training.watch import watch
+
+    state = watch(run, console, once=once)
+    if not once and state.status in {"failed", "killed"}:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @train.command("models")

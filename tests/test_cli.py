@@ -290,3 +290,62 @@ def test_a_target_dice_is_told_also_of_a_run_that_is_finished(small_cache, tmp_p
     lines = (tmp_path / "run/log.jsonl").read_text().splitlines()
     targets = [json.loads(line) for line in lines if '"target"' in line]
     assert [(each["dice"], each["round"]) for each in targets] == [(0.001, 1), (0.999, None)]
+
+
+@pytest.fixture(scope="module")
+def lone_run(cache, tmp_path_factory):
+    """Make a run whose cache is gone."""
+    folder = tmp_path_factory.mktemp("lone")
+    shutil.copytree(cache, folder / "cache")
+    result = run("train", "fed", *UNTRAINED, "--crop", 32, "--batch-size", 64, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    shutil.rmtree(folder / "cache")
+    return folder / "runs/fed"
+
+
+def test_a_case_is_segmented_from_its_folder_and_from_its_files_after_the_cache_is_gone(
+    lone_run, archives, tmp_path
+):
+    folder = case_file(archives, "BraTS20_Training_001", "t1").parent
+    result = run("train", "predict", lone_run, folder, "--out", "a.nii.gz", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "written: a.nii.gz (labels 0, 1, 2, 4)" in result.stdout
+    one_by_one = []
+    for name in ("t1", "t1ce", "t2", "flair"):
+        one_by_one += [f"--{name}", case_file(archives, folder.name, name)]
+    options = ("--out", "b.nii.gz", "--probabilities")
+    result = run("train", "predict", lone_run, *one_by_one, *options, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "b_probabilities.nii.gz (probabilities of NEC, ED, ET)" in result.stdout
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+    assert files(tmp_path) == {f"{name}.nii.gz" for name in ("a", "b", "b_probabilities")}
+
+
+def test_a_folder_with_a_damaged_case_gives_the_other_masks_and_exits_with_1(
+    lone_run, archives_copy, tmp_path
+):
+    truncate(case_file(archives_copy, "BraTS20_Training_002", "flair"))
+    result = run("train", "predict", lone_run, archives_copy, "--out", "masks", cwd=tmp_path)
+    assert result.returncode == 1
+    left_out, error = result.stderr.splitlines()
+    assert left_out.startswith("BraTS20_Training_002 is left out: flair is not a readable NIfTI")
+    assert error.startswith("error: 1 of ")
+    masks = {path.name for path in (tmp_path / "masks").iterdir()}
+    assert "BraTS20_Training_001.nii.gz" in masks
+    assert "BraTS20_Training_002.nii.gz" not in masks
+    assert f"of {len(masks) + 1} cases" in error
+
+
+def test_a_single_case_that_cannot_be_segmented_is_one_line(lone_run, archives_copy, tmp_path):
+    file = case_file(archives_copy, "BraTS20_Training_002", "t2")
+    truncate(file)
+    arguments = (lone_run, file.parent, "--out", "mask.nii.gz")
+    result = run("train", "predict", *arguments, cwd=tmp_path)
+    assert_fails(result, "BraTS20_Training_002: t2 is not a readable NIfTI")
+
+
+def test_a_run_is_exported_and_compared(lone_run, tmp_path):
+    result = run("train", "export", lone_run, "--out", "model.pt2", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "probabilities differ by at most" in result.stdout
+    assert files(tmp_path) == {"model.pt2"}

@@ -1,0 +1,105 @@
+"""Test cases in pictures: which ones, which way up, and what is painted where."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from training.data import VolumeDataset
+from training.evaluate import Evaluation
+from training.report.panels import case_panels, choose_cases, paint, panel_figure
+from training.report.picture import LABEL_COLOURS
+
+ET = LABEL_COLOURS["ET"]
+
+
+@pytest.fixture(scope="module")
+def tests_of(small_cache):
+    return VolumeDataset(small_cache, split="test")
+
+
+def test_the_front_is_up_and_a_mask_is_painted():
+    image = np.zeros((3, 2), np.float32)
+    image[2, 0] = 5.0  # last along the first axis (left), first along the second (front)
+    image[0, 1] = 1.0
+    mask = np.zeros((3, 2), np.bool_)
+    mask[1, 1] = True
+    painted = paint(image, mask, ET)
+    assert painted.shape == (2, 3, 3)
+    assert painted[0, 2].tolist() == [1.0, 1.0, 1.0]
+    assert painted[0, 0].tolist() == [0.0, 0.0, 0.0]
+    red, green, blue = (int(ET[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    np.testing.assert_allclose(painted[1, 1], [0.65 * red, 0.65 * green, 0.65 * blue])
+
+
+def test_each_label_is_painted_by_itself_in_truth_and_prediction():
+    truth, prediction = np.zeros((3, 2), np.uint8), np.zeros((3, 2), np.uint8)
+    truth[0, 0], truth[1, 0], prediction[1, 0], prediction[2, 1] = 1, 2, 2, 4
+    images = {"FLAIR": np.zeros((3, 2), np.float32), "T1CE": np.zeros((3, 2), np.float32)}
+    axes = panel_figure(images, truth, prediction).axes
+    painted = {each.get_title(): each.images[0].get_array().any(axis=2).T for each in axes}
+    expected = {
+        "FLAIR": [],
+        "T1CE": [],
+        "they differ": [[0, 0], [2, 1]],
+        "NEC truth": [[0, 0]],
+        "ED truth": [[1, 0]],
+        "ET truth": [],
+        "NEC prediction": [],
+        "ED prediction": [[1, 0]],
+        "ET prediction": [[2, 1]],
+    }
+    assert {name: np.argwhere(mask).tolist() for name, mask in painted.items()} == expected
+
+
+def test_the_best_the_median_and_the_worst_patient_are_chosen_once_each(scored_as):
+    dice = {"a": 0.75, "b": 0.25, "c": 0.5, "d": 0.625, "e": math.nan}
+    cases = [
+        (patient, cohort, (0.0, 0.0, wt), 1.0)
+        for patient, wt in dice.items()
+        for cohort in ("brats2018", "brats2020")
+    ]
+    scores = scored_as("mine", *cases).scored.evaluation.scores
+    chosen = choose_cases(scores)
+    assert {rank: score.patient_id for rank, score in chosen.items()} == {
+        "Best": "a",
+        "Median": "c",
+        "Worst": "b",
+    }
+    assert list(choose_cases(scores[:4])) == ["Best", "Worst"]
+    assert list(choose_cases(scores[:2])) == ["Only"]
+    assert choose_cases(scores[-2:]) == {}
+
+
+def test_a_scored_case_is_shown_with_its_scores(scored_record, tests_of):
+    (picture,) = case_panels(scored_record, tests_of, "cpu")
+    assert picture.title.startswith("Only: ")
+    assert " true and " in picture.alternative
+    assert picture.address.startswith("data:image/png;base64,")
+    assert case_panels(scored_record, tests_of, "cpu") == [picture]
+
+
+def test_nothing_is_shown_of_a_run_without_scores(scored_record, tests_of):
+    assert case_panels(replace(scored_record, scored=None), tests_of, "cpu") == []
+
+
+@pytest.mark.parametrize("rules", [{"tta": True}, {"postprocess_et": 10**6}])
+def test_the_prediction_follows_the_rules_of_the_scores(
+    rules, scored_record, tests_of, monkeypatch
+):
+    asked = []
+
+    def predict(model, image, target, **given):
+        asked.append((len(image), given))
+        return np.zeros((len(image), *image.shape[2:]), np.uint8)
+
+    monkeypatch.setattr("training.report.panels.predict_labels", predict)
+    scored = scored_record.scored
+    evaluation: Evaluation = replace(scored.evaluation, **rules)
+    case_panels(
+        replace(scored_record, scored=replace(scored, evaluation=evaluation)), tests_of, "cpu"
+    )
+    ((num_slices, given),) = asked
+    assert rules.items() <= given.items()
+    assert (num_slices > 1) == ("postprocess_et" in rules)

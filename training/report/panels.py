@@ -1,0 +1,172 @@
+"""Test cases in pictures, as in the paper's Figure 2: truth beside prediction, each label by itself."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from matplotlib.figure import Figure
+from torch import nn
+
+from cache_schema.vocabulary import LABELS
+from training.data import CaseVolume, VolumeDataset
+from training.device import choose_device
+from training.evaluate import CaseScore, trained_model
+from training.predict import predict_labels
+from training.report.picture import LABEL_COLOURS, Picture, data_uri
+from training.report.record import RunRecord
+
+CHANNELS: Final = {"FLAIR": 3, "T1CE": 1}
+UNDERLAYS: Final = {"NEC": "T1CE", "ED": "FLAIR", "ET": "T1CE"}
+"""Where a label is seen best."""
+DIFFERENCE_COLOUR: Final = "#D55E00"
+
+Predict = Callable[[CaseVolume, int], UInt8[np.ndarray, "height width"]]
+"""Segments a slice of a case."""
+
+
+def case_panels(run: RunRecord, dataset: VolumeDataset, device: str) -> list[Picture]:
+    """Show the best, the median and the worst test case by Dice of the whole tumour.
+
+    A patient of several cohorts is shown once. Cases without a Dice by the convention are left out.
+
+    Args:
+        run: With scores or without; nothing is shown without.
+        dataset: The test cases.
+        device: Where to compute the predictions.
+
+    Raises:
+        InputError: If the run's weights or a shard cannot be read.
+    """
+    if run.scored is None:
+        return []
+    chosen = choose_cases(run.scored.evaluation.scores)
+    places = {case.case_id: place for place, case in enumerate(dataset.cases)}
+    model, _ = trained_model(run.path, run.config)
+    model = model.to(choose_device(device))
+    return [
+        _picture(rank, score, dataset[places[score.case_id]], partial(_predict, model, run))
+        for rank, score in chosen.items()
+    ]
+
+
+def choose_cases(scores: Sequence[CaseScore]) -> dict[str, CaseScore]:
+    """Pick cases by the Dice of the whole tumour: by rank, each patient once."""
+    patients = {
+        score.patient_id: score for score in scores if not np.isnan(score.values["dice"]["WT"])
+    }
+    ranked = sorted(patients.values(), key=lambda score: -score.values["dice"]["WT"])
+    if not ranked:
+        return {}
+    if len(ranked) == 1:
+        return {"Only": ranked[0]}
+    places = {"Best": 0, "Median": len(ranked) // 2, "Worst": len(ranked) - 1}
+    if len(ranked) == 2:  # no need to show the worst twice
+        del places["Median"]
+    return {rank: ranked[place] for rank, place in places.items()}
+
+
+def _predict(
+    model: nn.Module, run: RunRecord, volume: CaseVolume, index: int
+) -> UInt8[np.ndarray, "height width"]:
+    """Segment a slice by the rules by which the run was scored."""
+    assert run.scored is not None  # noqa: S101
+    evaluation = run.scored.evaluation
+    # A rule about the enhancing voxels of a case needs all of its slices.
+    start, stop = (0, len(volume.z)) if evaluation.postprocess_et else (index, index + 1)
+    labels = predict_labels(
+        model,
+        volume.image[start:stop],
+        run.config.target,
+        batch_size=run.config.batch_size,
+        tta=evaluation.tta,
+        postprocess_et=evaluation.postprocess_et,
+    )
+    return np.asarray(labels[index - start])
+
+
+def _picture(rank: str, score: CaseScore, volume: CaseVolume, predict: Predict) -> Picture:
+    index = int(np.argmax(np.count_nonzero(volume.label, axis=(1, 2))))
+    width, height, _ = volume.shape
+    images = {
+        name: volume.image[index, channel, :width, :height].astype(np.float32)
+        for name, channel in CHANNELS.items()
+    }
+    truth = volume.label[index, :width, :height]
+    prediction = predict(volume, index)[:width, :height]
+    dice = ", ".join(f"{region} {_percent(v)}" for region, v in score.values["dice"].items())
+    place = f"{score.case_id}, slice z={volume.z[index]}"
+    return Picture(
+        f"{rank}: {place}; Dice {dice}",
+        f"{place}: FLAIR, T1CE and where truth and prediction differ; below, NEC, ED and ET of the truth; "
+        f"below these, of the prediction. {_describe_overlap(truth, prediction)}",
+        data_uri(panel_figure(images, truth, prediction), "png"),
+    )
+
+
+def _percent(value: float) -> str:
+    return "none" if np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _describe_overlap(
+    truth: UInt8[np.ndarray, "height width"], prediction: UInt8[np.ndarray, "height width"]
+) -> str:
+    counts = (
+        f"{name} {np.count_nonzero(truth == value)} true and {np.count_nonzero(prediction == value)} predicted"
+        for name, value in LABELS.items()
+    )
+    return f"Voxels in the slice: {', '.join(counts)}"
+
+
+def panel_figure(
+    images: dict[str, Float[np.ndarray, "height width"]],
+    truth: UInt8[np.ndarray, "height width"],
+    prediction: UInt8[np.ndarray, "height width"],
+) -> Figure:
+    """Draw three rows of three: what is seen and where labels differ, the truth, the prediction."""
+    figure = Figure(figsize=(4.8, 5.2), layout="constrained")
+    grid = figure.subplots(3, 3)
+    differs = paint(images["FLAIR"], truth != prediction, DIFFERENCE_COLOUR)
+    nothing = np.zeros_like(truth, dtype=np.bool_)
+    plain = {name: paint(image, nothing, "#000000") for name, image in images.items()}
+    rows = [{**plain, "they differ": differs}]
+    for kind, label in (("truth", truth), ("prediction", prediction)):
+        rows.append(
+            {
+                f"{name} {kind}": paint(
+                    images[UNDERLAYS[name]], label == value, LABEL_COLOURS[name]
+                )
+                for name, value in LABELS.items()
+            }
+        )
+    for row, pictures in zip(grid.tolist(), rows, strict=True):
+        for axes, (name, picture) in zip(row, pictures.items(), strict=True):
+            axes.imshow(picture)
+            axes.set_title(name, fontsize=9)
+            axes.set_axis_off()
+    return figure
+
+
+def paint(
+    image: Float[np.ndarray, "height width"],
+    mask: Bool[np.ndarray, "height width"],
+    colour: str,
+) -> Float[np.ndarray, "width height 3"]:
+    """Paint a mask over a slice in radiological orientation: front up, the patient's right on the left.
+
+    Args:
+        image: One modality, z-scored; voxel axes run to the patient's left and back.
+        mask: What to paint.
+        colour: As `#RRGGBB`.
+
+    Returns:
+        Colours from 0 to 1, rows from front to back.
+    """
+    brain = image != 0
+    low, high = np.percentile(image[brain], (0.5, 99.5)) if brain.any() else (0.0, 1.0)
+    gray = np.where(brain, 0.1 + 0.9 * np.clip((image - low) / max(high - low, 1e-6), 0, 1), 0.0)
+    painted = np.repeat(gray[..., None], 3, axis=2)
+    painted[mask] = 0.35 * painted[mask] + 0.65 * np.array(mpl.colors.to_rgb(colour))
+    return painted.transpose(1, 0, 2)

@@ -1,0 +1,148 @@
+"""Everything that a report needs to know of a run, read from its folder."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache_schema.manifest import Manifest, digest
+from cache_schema.vocabulary import COHORTS
+from training.config import TrainConfig, read_config
+from training.evaluate import (
+    EVALUATION_NAME,
+    UNTRAINED_NAME,
+    CaseScore,
+    Evaluation,
+    Summary,
+    network_size,
+    read_evaluation,
+    read_scores,
+)
+from training.fairness import CLIENTS_PREFIX
+from training.provenance import read_provenance
+from training.runlog import RoundRecord, read_events, rounds_of
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of a network on the test set, as `train eval` saved them.
+
+    Attributes:
+        evaluation: Case by case, and how they were made.
+        summary: Means with intervals, by test set, metric and region.
+    """
+
+    evaluation: Evaluation
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run.
+
+    Attributes:
+        name: Of its folder, with as much of the path as tells the runs of a report apart.
+        path: Its folder.
+        config: Its settings.
+        provenance: What its result depends on besides.
+        events: Its log.
+        rounds: Those that are finished.
+        parameters: Of its network.
+        flops: Of one forward pass of it.
+        scored: The trained network's scores, or None.
+        untrained: Those of the network before its first round, made in the same way, or None.
+        clients: Mean scores of clients' own cases as `train eval --clients` saved them, or None.
+    """
+
+    name: str
+    path: Path
+    config: TrainConfig
+    provenance: dict[str, Any]
+    events: Sequence[dict[str, Any]]
+    rounds: Sequence[RoundRecord]
+    parameters: int
+    flops: int
+    scored: Scored | None
+    untrained: Scored | None
+    clients: dict[str, Any] | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all rounds are done."""
+        return bool(self.rounds) and self.rounds[-1].round == self.config.rounds
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all rounds."""
+        return sum(record.seconds for record in self.rounds)
+
+
+def read_runs(runs: Sequence[Path], manifest: Manifest) -> tuple[RunRecord, ...]:
+    """Read runs that were trained on one cache.
+
+    Raises:
+        InputError: If one is no run.
+    """
+    return tuple(_read(run, name, manifest) for run, name in zip(runs, _names(runs), strict=True))
+
+
+def _read(run: Path, name: str, manifest: Manifest) -> RunRecord:
+    config, events = read_config(run), read_events(run)
+    scored = _scored(run, EVALUATION_NAME, manifest)
+    untrained = _scored(run, UNTRAINED_NAME, manifest)
+    parameters, flops = network_size(run)
+    return RunRecord(
+        name=name,
+        path=run,
+        config=config,
+        provenance=read_provenance(run),
+        events=events,
+        rounds=rounds_of(events),
+        parameters=parameters,
+        flops=flops,
+        scored=scored,
+        untrained=untrained if scored and untrained and _is_alike(scored, untrained) else None,
+        clients=_read_json(run / f"{CLIENTS_PREFIX}{EVALUATION_NAME}.json", manifest),
+    )
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Call runs by the names of their folders, or by their paths where folders share a name."""
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+
+
+def _scored(run: Path, name: str, manifest: Manifest) -> Scored | None:
+    """Read scores on this cache's test set; those on another are none."""
+    document, scores = read_evaluation(run, name), read_scores(run, name)
+    if document is None or not scores or document["manifest"] != digest(manifest):
+        return None
+    groups = {name: document["summary"].get(name) for name in (*COHORTS, "all")}
+    summary = {name: group for name, group in groups.items() if group is not None}
+    return Scored(_evaluation(document, scores, manifest), summary)
+
+
+def _evaluation(
+    document: dict[str, Any], scores: tuple[CaseScore, ...], manifest: Manifest
+) -> Evaluation:
+    rules = {key: document[key] for key in ("convention", "manifest", "round")}
+    extras = {key: document[key] for key in ("tta", "postprocess_et")}
+    return Evaluation(scores=scores, leakage=manifest.leakage, **rules, **extras)
+
+
+def _is_alike(scored: Scored, untrained: Scored) -> bool:
+    rules = [
+        (each.evaluation.convention, each.evaluation.tta, each.evaluation.postprocess_et)
+        for each in (scored, untrained)
+    ]
+    return rules[0] == rules[1]
+
+
+def _read_json(path: Path, manifest: Manifest) -> dict[str, Any] | None:
+    """Read clients' scores, None if there are none or they are those on another cache."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if document.get("manifest") == digest(manifest) else None

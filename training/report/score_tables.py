@@ -1,0 +1,176 @@
+"""Tables of scores; every caption tells the protocol and the leak count."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from cache_schema.errors import InputError
+from cache_schema.manifest import Manifest
+from cache_schema.vocabulary import COHORTS, REGIONS, Cohort
+from training.comparison import compare_runs
+from training.evaluate import Evaluation
+from training.fairness import TRAINED_ON
+from training.metrics import METRICS
+from training.published import PUBLISHED
+from training.report.record import RunRecord, Scored
+from training.report.table import COLUMNS, NONE, PageTable, Row, interval, number, percent
+from training.show import describe_leakage, describe_rules
+
+HEADINGS: Final = {
+    "dice": "Dice (%)",
+    "hd95_mm": "HD95 (mm)",
+    "sensitivity": "Sensitivity (%)",
+    "specificity": "Specificity (%)",
+}
+SIDE_METRICS: Final = ("dice", "hd95_mm")
+"""Those shown of several runs together; the others stand with each run."""
+
+
+def metric_tables(run: RunRecord) -> list[PageTable]:
+    """Show every metric of a run, if it was scored."""
+    if run.scored is None:
+        return []
+    return [metric_table(run, run.scored, metric) for metric in METRICS]
+
+
+def metric_table(run: RunRecord, scored: Scored, metric: str) -> PageTable:
+    """Show a metric of each test set and region: mean with interval, median, and before training."""
+    evaluation = scored.evaluation
+    rows = []
+    for name, group in scored.summary.items():
+        cases = str(group["cases"])
+        samples = [group[metric][column] for column in COLUMNS]
+        means = (interval(sample, metric, group["cases"]) for sample in samples)
+        rows.append(Row((name, "mean", cases, *means)))
+        medians = (number(sample["median"], metric) for sample in samples)
+        rows.append(Row(("", "median", "", *medians)))
+        if run.untrained is not None:
+            before = run.untrained.summary[name][metric]
+            untrained = (number(before[column]["mean"], metric) for column in COLUMNS)
+            rows.append(Row(("", "mean, untrained", "", *untrained), "published"))
+    return PageTable(
+        f"{HEADINGS[metric]} {_describe(evaluation)}; mean with its 95 % bootstrap interval over "
+        f"patients; {describe_leakage(evaluation.leakage)}",
+        ("test set", "", "cases", *COLUMNS),
+        tuple(rows),
+        text_columns=(0, 1),
+        has_scores=True,
+    )
+
+
+def paper_tables(runs: Sequence[RunRecord]) -> list[PageTable]:
+    """Show runs in the shape of the paper's tables 1 to 3, below its published rows."""
+    scored = [(run, run.scored) for run in runs if run.scored is not None]
+    return [
+        _paper_table(cohort, having)
+        for cohort in COHORTS
+        if (having := [(run, each) for run, each in scored if cohort in each.summary])
+    ]
+
+
+def _paper_table(cohort: Cohort, runs: Sequence[tuple[RunRecord, Scored]]) -> PageTable:
+    published = PUBLISHED[cohort]
+    rows = []
+    for row in published.rows:
+        numbers = (*row.dice_percent, row.parameters_m, row.gflops)
+        rows.append(Row((row.method, "published", *(f"{x:.2f}" for x in numbers)), "published"))
+    for run, scored in runs:
+        group = scored.summary[cohort]
+        dice = (number(group["dice"][column]["mean"], "dice") for column in COLUMNS)
+        sizes = f"{run.parameters / 1e6:.2f}", f"{run.flops / 1e9:.2f}"
+        rows.append(Row((run.name, "ours", *dice, *sizes), "ours"))
+    first = runs[0][1]
+    rules = "; ".join(dict.fromkeys(describe_rules(each.evaluation) for _, each in runs))
+    caption = (
+        f"As the paper's Table {published.number}, {cohort}: Dice (%). Published: the paper's own figures, "
+        f"on its own test cases. Ours: {first.summary[cohort]['cases']} cases, {rules}; "
+        f"{describe_leakage(first.evaluation.leakage, cohort)}"
+    )
+    header = ("method", "scores", *REGIONS, "Average", "Params (M)", "FLOPs (G)")
+    return PageTable(caption, header, tuple(rows), text_columns=(0, 1), has_scores=True)
+
+
+def side_by_side_tables(runs: Sequence[RunRecord]) -> list[PageTable]:
+    """Show mean Dice and HD95 of several runs below each other, if at least two were scored."""
+    scored = [(run, run.scored) for run in runs if run.scored is not None]
+    return [_side_by_side(scored, metric) for metric in SIDE_METRICS] if len(scored) > 1 else []
+
+
+def _side_by_side(runs: Sequence[tuple[RunRecord, Scored]], metric: str) -> PageTable:
+    rows = []
+    for test_set, group in runs[0][1].summary.items():
+        for place, (run, scored) in enumerate(runs):
+            heading = ("", "") if place else (test_set, str(group["cases"]))
+            rows.append(Row((*heading, run.name, *_intervals(scored, test_set, metric))))
+    rules = dict.fromkeys(f"{run.name} {_describe(each.evaluation)}" for run, each in runs)
+    leak = describe_leakage(runs[0][1].evaluation.leakage)
+    return PageTable(
+        f"{HEADINGS[metric]}, means with 95 % bootstrap intervals: {'; '.join(rules)}; {leak}",
+        ("test set", "cases", "run", *COLUMNS),
+        tuple(rows),
+        text_columns=(0, 2),
+        has_scores=True,
+    )
+
+
+def _intervals(scored: Scored, test_set: str, metric: str) -> list[str]:
+    group = scored.summary.get(test_set)
+    if group is None:
+        return [NONE] * len(COLUMNS)
+    return [interval(group[metric][column], metric, group["cases"]) for column in COLUMNS]
+
+
+def paired_test_table(runs: Sequence[RunRecord]) -> PageTable | str | None:
+    """Test pairs of runs on the same patients; say in words why not if they cannot be compared."""
+    evaluations = {run.name: run.scored.evaluation for run in runs if run.scored is not None}
+    if len(evaluations) < 2:
+        return None
+    try:
+        comparisons = compare_runs(evaluations)
+    except InputError as error:
+        return f"No paired test: {error}."
+    rows = []
+    for each in comparisons:
+        test = each.test
+        numbers = [str(each.num_cases), NONE, NONE, NONE]
+        if test is not None:
+            p = NONE if test.p_value is None else f"{test.p_value:.2g}"
+            numbers[1:] = [str(test.num_patients), f"{100 * test.median_difference:+.2f}", p]
+        rows.append(Row((f"{each.second} - {each.first}", each.test_set, *numbers, each.verdict)))
+    leak = describe_leakage(next(iter(evaluations.values())).leakage)
+    return PageTable(
+        "Paired Wilcoxon signed-rank tests, two-sided, of each patient's mean Dice over ET, TC and WT; p is "
+        f"not corrected for the number of tests; {leak}",
+        ("second - first", "test set", "cases", "patients", "median points", "p", "what it shows"),
+        tuple(rows),
+        text_columns=(0, 1, 6),
+        has_scores=True,
+    )
+
+
+def fairness_table(run: RunRecord, manifest: Manifest) -> PageTable | None:
+    """Show the scores of each client's own training cases, and how they spread over clients."""
+    if run.clients is None:
+        return None
+    keys = (*REGIONS, "mean")
+    rows = [
+        Row((client, str(each["cases"]), *(percent(each["dice"][key]) for key in keys)))
+        for client, each in run.clients["clients"].items()
+    ]
+    for heading, field in (
+        ("mean over clients", "mean"),
+        ("standard deviation", "standard_deviation"),
+        ("worst client", "worst"),
+    ):
+        values = [(run.clients["spread"][key] or {}).get(field) for key in keys]
+        rows.append(Row((heading, "", *map(percent, values)), "total"))
+    return PageTable(
+        f"Dice (%) on each client's own training cases, convention {run.clients['convention']}; {TRAINED_ON}; "
+        f"{describe_leakage(manifest.leakage)}",
+        ("client", "cases", *COLUMNS),
+        tuple(rows),
+        has_scores=True,
+    )
+
+
+def _describe(evaluation: Evaluation) -> str:
+    return f"after round {evaluation.round}, {describe_rules(evaluation)}"
