@@ -662,15 +662,11 @@ def train_eval(
 ) -> None:
     """Score runs on the test set of every cohort, per case in 3D: Dice, HD95, sensitivity, specificity."""
     from training.comparison import compare_runs
-    from training.evaluate import (
-        Scoring,
-        evaluate,
-        network_size,
-        require_runs,
-        untrained_means,
-        write_evaluation,
-    )
+    from training.evaluate import evaluate, require_runs
     from training.fairness import evaluate_clients, write_client_evaluation
+    from training.models.trained import network_size
+    from training.score_files import untrained_means, write_evaluation
+    from training.scores import Scoring
     from training.show import (
         ScoredRun,
         comparison_table,

@@ -24,11 +24,12 @@ from pipeline.plan import make_plan
 from pipeline.run import run_plan
 from training.config import TrainConfig, write_config
 from training.data import VolumeDataset
-from training.evaluate import Scoring, evaluate_dataset
+from training.evaluate import evaluate_dataset
 from training.metrics import DEFAULT_CONVENTION
 from training.models.logits import SCALE_RATIOS, Logits
 from training.models.registry import MODELS
 from training.provenance import write_provenance
+from training.scores import Scoring
 
 REPEATS: Final = 3
 FEW, MANY = 4, 40

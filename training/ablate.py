@@ -13,11 +13,13 @@ from cache_schema.manifest import LeakageRecord, Manifest, digest, read_manifest
 from cache_schema.vocabulary import REGIONS
 from training.config import CONFIG_NAME, TrainConfig, read_config
 from training.device import choose_device
-from training.evaluate import evaluate, read_evaluation, summary_means, write_evaluation
+from training.evaluate import evaluate
 from training.federated.engine import run_federation
 from training.metrics import DEFAULT_CONVENTION
 from training.provenance import require_same_cache
 from training.runlog import Observer
+from training.score_files import read_evaluation, write_evaluation
+from training.scores import summary_means
 from training.show import describe_leakage
 from training.statistics import (
     THRESHOLD,

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from cache_schema.errors import InputError
-from training.evaluate import CaseScore, Evaluation
+from training.scores import CaseScore, Evaluation
 from training.statistics import PairedTest, defined_mean, wilcoxon_signed_rank
 
 FEWEST_PATIENTS: Final = 6

@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import LABELS
 from training.config import TrainConfig, read_config
-from training.evaluate import trained_model
+from training.models.trained import trained_model
 from training.onnx_format import load_onnx, require_onnx, write_onnx
 from training.predict import STRIDE
 from training.provenance import read_preprocessing

@@ -9,22 +9,17 @@ import numpy as np
 
 from cache_schema.vocabulary import REGIONS
 from training.data import VolumeDataset
-from training.evaluate import (
+from training.evaluate import CaseDone, evaluate_dataset
+from training.score_files import (
     COLUMNS,
     EVALUATION_NAME,
     IDENTITY,
     UNTRAINED_NAME,
-    CaseDone,
-    CaseScore,
-    Evaluation,
-    Scoring,
-    average_dice,
-    describe_scoring,
-    evaluate_dataset,
     score_cells,
     write_document,
     write_table,
 )
+from training.scores import CaseScore, Evaluation, Scoring, average_dice, describe_scoring
 
 CLIENTS_PREFIX: Final = "clients-"
 

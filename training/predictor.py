@@ -11,7 +11,7 @@ from torch import nn
 from cache_schema.preprocessing import PreprocessingRecord
 from training.config import read_config
 from training.device import choose_device, keep_freed_memory
-from training.evaluate import trained_model
+from training.models.trained import trained_model
 from training.predict import drop_small_enhancing, predict_labels, predict_probabilities
 from training.provenance import read_preprocessing
 from training.targets import PLANES, Target, decode_prediction

@@ -11,9 +11,9 @@ from rich.table import Table
 from cache_schema.manifest import LeakageRecord
 from cache_schema.vocabulary import COHORTS, REGIONS, Cohort
 from training.comparison import Comparison
-from training.evaluate import Evaluation
 from training.fairness import TRAINED_ON, ClientEvaluation, spread_over_clients
 from training.published import PUBLISHED
+from training.scores import Evaluation
 
 UNITS: Final = {
     "dice": ("Dice %", 100.0),

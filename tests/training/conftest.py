@@ -1,5 +1,6 @@
 """A network small enough to train in a blink, and a run of it."""
 
+import math
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -7,10 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from cache_schema.manifest import LeakageRecord
+from cache_schema.vocabulary import REGIONS
 from training.config import TrainConfig
 from training.federated.engine import run_federation
 from training.models.logits import SCALE_RATIOS, Logits
 from training.models.registry import MODELS
+from training.scores import CaseScore, Evaluation
 
 
 class TinyNet(nn.Module):
@@ -101,3 +105,46 @@ def tiny_run(small_cache, tiny_config, tmp_path_factory, _tiny_network) -> Path:
     run = tmp_path_factory.mktemp("runs") / "tiny"
     run_federation(tiny_config, small_cache, run, Silent())
     return run
+
+
+def values(et, tc, wt, hd95_mm=(1.0, 2.0, 3.0)):
+    dice = {"ET": et, "TC": tc, "WT": wt}
+    return {
+        "dice": dice,
+        "hd95_mm": dict(zip(REGIONS, hd95_mm, strict=True)),
+        "sensitivity": {region: value / 2 for region, value in dice.items()},
+        "specificity": dict.fromkeys(REGIONS, 0.9990004),
+    }
+
+
+@pytest.fixture
+def evaluation():
+    """Makes the scores of three cases of two patients, of round 4 unless told otherwise."""
+    leakage = LeakageRecord(protocol="paper", cohorts={}, test_patients=3, also_in_training=2)
+
+    def make(round_number=4, **changes):
+        scores = (
+            CaseScore("a", "p", "brats2018", values(0.2, 0.4, 0.9)),
+            CaseScore("b", "p", "brats2018", values(0.4, 0.8, 0.9)),
+            CaseScore("c", "q", "brats2020", values(0.0, 0.0, 0.6, hd95_mm=(373.1287, 8.0, 5.0))),
+        )
+        fields = {"scores": scores, "convention": "brats2020", "round": round_number}
+        return Evaluation(**{"leakage": leakage, "manifest": "digest"} | fields | changes)
+
+    return make
+
+
+@pytest.fixture
+def holes(evaluation):
+    """One case without ET, and one cohort without any."""
+    scores = (
+        CaseScore("a", "p", "brats2018", values(math.nan, 0.5, 0.9, hd95_mm=(math.nan, 4.0, 2.0))),
+        CaseScore("b", "q", "brats2018", values(0.4, 0.7, 0.9)),
+        CaseScore(
+            "c",
+            "r",
+            "brats2020",
+            values(math.nan, math.nan, 0.6, hd95_mm=(math.nan, math.nan, 5.0)),
+        ),
+    )
+    return evaluation(scores=scores, convention="nan-drop")

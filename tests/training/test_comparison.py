@@ -5,7 +5,7 @@ import pytest
 from cache_schema.errors import InputError
 from cache_schema.manifest import LeakageRecord
 from training.comparison import compare_runs
-from training.evaluate import CaseScore, Evaluation
+from training.scores import CaseScore, Evaluation
 
 LEAKAGE = LeakageRecord(protocol="patient", cohorts={}, test_patients=8, also_in_training=0)
 NAN = math.nan

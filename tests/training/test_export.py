@@ -11,7 +11,6 @@ import torch
 
 from cache_schema.errors import InputError
 from training.config import read_config
-from training.evaluate import trained_model
 from training.export import (
     FORMATS,
     METADATA_NAME,
@@ -20,6 +19,7 @@ from training.export import (
     export_run,
     largest_difference,
 )
+from training.models.trained import trained_model
 
 
 @pytest.fixture(scope="module", params=sorted(FORMATS))

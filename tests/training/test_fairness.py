@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cache_schema.manifest import LeakageRecord, read_manifest
-from training.evaluate import CaseScore, Evaluation, Scoring, evaluate, write_evaluation
+from training.evaluate import evaluate
 from training.fairness import (
     ClientEvaluation,
     evaluate_clients,
@@ -14,6 +14,8 @@ from training.fairness import (
     write_client_evaluation,
 )
 from training.metrics import METRICS
+from training.score_files import write_evaluation
+from training.scores import CaseScore, Evaluation, Scoring
 
 LEAKAGE = LeakageRecord(protocol="patient", cohorts={}, test_patients=1, also_in_training=0)
 

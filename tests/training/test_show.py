@@ -7,8 +7,8 @@ from rich.console import Console
 from cache_schema.manifest import CohortLeakage, LeakageRecord
 from cache_schema.vocabulary import REGIONS
 from training.comparison import compare_runs
-from training.evaluate import CaseScore, Evaluation
 from training.fairness import ClientEvaluation
+from training.scores import CaseScore, Evaluation
 from training.show import (
     ScoredRun,
     comparison_table,

@@ -13,10 +13,11 @@ from torch import nn
 from cache_schema.vocabulary import LABELS
 from training.data import CaseVolume, VolumeDataset
 from training.device import choose_device
-from training.evaluate import CaseScore, trained_model
+from training.models.trained import trained_model
 from training.predict import predict_labels
 from training.report.picture import LABEL_COLOURS, Picture, data_uri
 from training.report.record import RunRecord
+from training.scores import CaseScore
 
 CHANNELS: Final = {"FLAIR": 3, "T1CE": 1}
 UNDERLAYS: Final = {"NEC": "T1CE", "ED": "FLAIR", "ET": "T1CE"}

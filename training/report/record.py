@@ -9,19 +9,12 @@ from typing import Any
 from cache_schema.manifest import Manifest, digest
 from cache_schema.vocabulary import COHORTS
 from training.config import TrainConfig, read_config
-from training.evaluate import (
-    EVALUATION_NAME,
-    UNTRAINED_NAME,
-    CaseScore,
-    Evaluation,
-    Summary,
-    network_size,
-    read_evaluation,
-    read_scores,
-)
 from training.fairness import CLIENTS_PREFIX
+from training.models.trained import network_size
 from training.provenance import read_provenance
 from training.runlog import RoundRecord, read_events, rounds_of
+from training.score_files import EVALUATION_NAME, UNTRAINED_NAME, read_evaluation, read_scores
+from training.scores import CaseScore, Evaluation, Summary
 
 
 @dataclass(frozen=True)

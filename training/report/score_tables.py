@@ -7,12 +7,12 @@ from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest
 from cache_schema.vocabulary import COHORTS, REGIONS, Cohort
 from training.comparison import compare_runs
-from training.evaluate import Evaluation
 from training.fairness import TRAINED_ON
 from training.metrics import METRICS
 from training.published import PUBLISHED
 from training.report.record import RunRecord, Scored
 from training.report.table import COLUMNS, NONE, PageTable, Row, interval, number, percent
+from training.scores import Evaluation
 from training.show import describe_leakage, describe_rules
 
 HEADINGS: Final = {

@@ -7,7 +7,6 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 
 from cache_schema.vocabulary import COHORTS, REGIONS
-from training.evaluate import CaseScore
 from training.report.picture import (
     INK,
     REGION_COLOURS,
@@ -16,6 +15,7 @@ from training.report.picture import (
     Picture,
     chart,
 )
+from training.scores import CaseScore
 
 
 def strip_charts(scores: Sequence[CaseScore]) -> list[Picture]:

@@ -8,9 +8,11 @@ import pytest
 
 from cache_schema.manifest import Manifest, read_manifest
 from cache_schema.vocabulary import REGIONS
-from training.evaluate import CaseScore, Evaluation, Scoring, evaluate, write_evaluation
+from training.evaluate import evaluate
 from training.fairness import evaluate_clients, write_client_evaluation
 from training.report.record import RunRecord, Scored, read_runs
+from training.score_files import write_evaluation
+from training.scores import CaseScore, Evaluation, Scoring
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from training.data import VolumeDataset
-from training.evaluate import Evaluation
 from training.report.panels import case_panels, choose_cases, paint, panel_figure
 from training.report.picture import LABEL_COLOURS
+from training.scores import Evaluation
 
 ET = LABEL_COLOURS["ET"]
 

@@ -1,0 +1,41 @@
+"""The network of a run as it was trained, and its size."""
+
+from pathlib import Path
+
+from torch import nn
+
+from cache_schema.errors import InputError
+from training.checkpoint import load_weights
+from training.config import TrainConfig, read_config
+from training.models.initial import random_model
+from training.models.size import count_flops, count_parameters
+from training.models.table import SLICE_SHAPE, VARIANTS
+
+
+def trained_model(run: Path, config: TrainConfig) -> tuple[nn.Module, int]:
+    """Load the network of a run on the CPU, and the round after which it was saved.
+
+    Raises:
+        InputError: If the run has no weights, or they do not fit its network.
+    """
+    model = random_model(config)
+    state, round_number = load_weights(run)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the weights of {run} do not fit its network ({reason})") from error
+    return model, round_number
+
+
+def network_size(run: Path) -> tuple[int, int]:
+    """Count the parameters of a run's network, and the FLOPs of one forward pass.
+
+    Raises:
+        InputError: If the folder is no run.
+    """
+    config = read_config(run)
+    model = random_model(config)
+    variants = VARIANTS.get(config.model)
+    shape = variants[0].shape if variants else SLICE_SHAPE
+    return count_parameters(model), count_flops(model, shape)
