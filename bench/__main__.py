@@ -46,7 +46,7 @@ PARTS: Final[dict[str, Callable[[Workbench], dict[str, object]]]] = {
     "robustness": measure_robustness,
 }
 WHEN_NAMED: Final = {"robustness"}
-"""Parts that take hours on a processor."""
+"""Parts that take an hour on two cores."""
 
 
 def main() -> None:

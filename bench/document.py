@@ -105,6 +105,12 @@ ROWS: Final = (
         "overhead.times_faster_than_flower_without_saving",
     ),
     Row("Same, peak memory as a share of Flower's", "overhead.memory_share_of_flower"),
+    Row(
+        "Test Dice that two liars of ten clients cost, `fedavg`", "robustness.dice_lost.fedavg", 0.1
+    ),
+    Row("Same, `median`", "robustness.dice_lost.median", None, 0.05),
+    Row("Same, `trimmed-mean`", "robustness.dice_lost.trimmed_mean", None, 0.05),
+    Row("Same, `krum`", "robustness.dice_lost.krum", None, 0.05),
 )
 
 
