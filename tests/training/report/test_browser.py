@@ -1,6 +1,7 @@
 """The page in a real browser without a network: at a desk, on a phone, and printed."""
 
 import os
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +48,9 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def report(scored_run, small_cache, tmp_path_factory) -> Path:
+    """The page that FEDUNETMM_REPORT names, such as the demo's, or one of the tests' own."""
+    if "FEDUNETMM_REPORT" in os.environ:
+        return Path(os.environ["FEDUNETMM_REPORT"]).absolute()
     folder = tmp_path_factory.mktemp("report")
     other = Path(
         shutil.copytree(scored_run, folder / "a-run-with-a-name-that-is-far-too-long-for-a-phone")
@@ -99,21 +103,20 @@ def test_nothing_but_tables_is_wider_than_the_screen(view, width, seen):
 
 @pytest.mark.parametrize("view", ["desk", "phone"])
 def test_every_image_is_loaded_and_has_an_alternative(view, seen):
-    assert len(seen[view]["images"]) > 20
+    assert seen[view]["images"]
     for width, alternative in seen[view]["images"]:
         assert width > 0
         assert len(alternative) > 20
 
 
 def test_protocol_and_leak_count_stand_with_every_table_of_scores(seen):
-    # Two side by side and the paired test; three of the paper; four metrics and the clients of each run.
-    assert len(seen["desk"]["captions"]) == 3 + 3 + 2 * 5
+    assert seen["desk"]["captions"]
     for caption in seen["desk"]["captions"]:
-        assert "protocol patient: 0 of 1 test patients were also trained on" in caption
+        assert re.search(r"protocol patient: 0 of \d+ test patients were also trained on", caption)
 
 
 def test_contents_lead_somewhere_and_no_level_of_headings_is_skipped(seen):
-    assert seen["desk"]["anchors"] == [True] * 6
+    assert set(seen["desk"]["anchors"]) == {True}
     levels = seen["desk"]["headings"]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -128,10 +131,19 @@ def test_text_is_dark_on_light(seen):
 
 
 def test_what_is_folded_away_is_printed(seen):
-    assert seen["desk"]["hidden"] == seen["desk"]["details"] == 6
+    assert seen["desk"]["hidden"] == seen["desk"]["details"] > 0
     assert seen["paper"]["hidden"] == 0
 
 
 def test_tables_fit_on_paper(seen):
     assert seen["paper"]["width"] <= 718
     assert seen["paper"]["tables"] <= 718
+
+
+@pytest.mark.skipif("FEDUNETMM_REPORT" in os.environ, reason="this is about the tests' own page")
+def test_a_page_about_two_runs_shows_both_and_compares_them(seen):
+    assert len(seen["desk"]["images"]) > 20
+    # Two side by side and the paired test; three of the paper; four metrics and the clients of each run.
+    assert len(seen["desk"]["captions"]) == 3 + 3 + 2 * 5
+    assert len(seen["desk"]["anchors"]) == 6
+    assert seen["desk"]["details"] == 6
