@@ -326,7 +326,7 @@ def test_a_worker_that_dies_after_its_shards_were_told_of_has_none_made_again(
         (victim,) = set(client.run(os.getpid).values()) - {int(partial.name.split(".")[2])}
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: victim not in client.run(os.getpid, on_error="return").values())
-        client.wait_for_workers(2)
+        client.wait_for_workers(2, timeout=DEADLINE_S)
         # What the dead worker had to do again would come before this.
         client.submit(os.getpid, pure=False).result(DEADLINE_S)
         with os.fdopen(writer, "wb") as held:
