@@ -66,6 +66,15 @@ class RunRecord:
         return bool(self.rounds) and self.rounds[-1].round == self.config.rounds
 
     @property
+    def is_ahead_of_scores(self) -> bool:
+        """Whether training went on after the network was scored."""
+        return (
+            self.scored is not None
+            and bool(self.rounds)
+            and self.rounds[-1].round > self.scored.evaluation.round
+        )
+
+    @property
     def seconds(self) -> float:
         """Of training, over all rounds."""
         return sum(record.seconds for record in self.rounds)

@@ -97,6 +97,15 @@ def test_a_run_that_is_not_finished_says_so(page_of, copy):
     assert "Not finished: 1 of 2 rounds are done." in page_of(run).text
 
 
+def test_scores_that_are_older_than_the_weights_say_so(page_of, scored_run, copy):
+    line = "training went on to round 2"
+    assert line not in page_of(scored_run).text
+    run = copy("older")
+    path = run / "evaluation.json"
+    path.write_text(path.read_text().replace('"round": 2', '"round": 1'))
+    assert line in page_of(run).text
+
+
 def test_names_of_runs_are_escaped(page_of, copy):
     page = page_of(copy("<b>x&y"))
     assert ("h2", "Run <b>x&y") in page.headings
