@@ -79,8 +79,7 @@ def _require_comparable(
     cases = [{score.case_id for score in each.scores} for each in (first, second)]
     if first.manifest != second.manifest or cases[0] != cases[1]:
         raise InputError(f"{first_name} and {second_name} were scored on different caches")
-    rules = [(each.convention, each.tta, each.postprocess_et) for each in (first, second)]
-    if rules[0] != rules[1]:
+    if first.rules != second.rules:
         raise InputError(f"{first_name} and {second_name} were scored in different ways")
 
 

@@ -71,6 +71,11 @@ class Evaluation:
     tta: bool = False
     postprocess_et: int = 0
 
+    @property
+    def rules(self) -> tuple[str, bool, int]:
+        """What must be the same for two networks' scores to be compared."""
+        return self.convention, self.tta, self.postprocess_et
+
     def means(self) -> dict[str, dict[str, float]]:
         """Average the Dice of each region over the cases of each cohort, and over `all` cases."""
         return {name: average_dice(scores) for name, scores in self.groups().items()}

@@ -134,11 +134,7 @@ def _evaluation(
 
 
 def _is_alike(scored: Scored, untrained: Scored) -> bool:
-    rules = [
-        (each.evaluation.convention, each.evaluation.tta, each.evaluation.postprocess_et)
-        for each in (scored, untrained)
-    ]
-    return rules[0] == rules[1]
+    return scored.evaluation.rules == untrained.evaluation.rules
 
 
 def _read_json(path: Path, manifest: Manifest) -> dict[str, Any] | None:
