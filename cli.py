@@ -434,7 +434,8 @@ Precision = Annotated[
     typer.Option(help="Of the network; auto is bfloat16 on a GPU."),
 ]
 Compile = Annotated[
-    Literal["auto", "on", "off"], typer.Option(help="torch.compile; auto does on a GPU.")
+    Literal["auto", "on", "off"],
+    typer.Option(help="torch.compile, on a GPU with CUDA graphs; auto does so there."),
 ]
 Mlflow = Annotated[
     str | None,

@@ -1,9 +1,9 @@
 """How much test Dice liars cost: ten clients of UNetMM, two of whom send four times the opposite change.
 
 Every rule trains the same network on the same shards, and the phantom's test set is scored by
-`training.evaluate`. The baseline is `fedavg` with honest clients. A run is a process with one thread; on a
-GPU all train at once, on a processor one a core. On two cores that takes an hour, so this part is measured
-only when asked for by name.
+`training.evaluate`. The baseline is `fedavg` with honest clients. A run is a process; on a GPU all train at
+once and share the cores, on a processor there is one a core. On two cores that takes two hours, so this part
+is measured only when asked for by name.
 """
 
 import os
@@ -57,7 +57,7 @@ FULL: Final = Study(
     shape=(64, 64, 40),
     config=TrainConfig(
         weights="none",
-        rounds=20,
+        rounds=36,
         local_steps=6,
         batch_size=4,
         learning_rate=1e-3,
@@ -105,8 +105,10 @@ def measure_robustness(bench: Workbench) -> dict[str, object]:
     study = FULL if bench.shape == BRATS_SHAPE else TINY
     cache = _make_cache(bench, study)
     device = choose_device("auto").type
-    at_once = len(RULES) if device == "cuda" else len(os.sched_getaffinity(0))
-    train = partial(_train_and_score, study, cache, bench.folder("robustness"))
+    cores = len(os.sched_getaffinity(0))
+    at_once = len(RULES) if device == "cuda" else cores
+    threads = max(1, cores // at_once)
+    train = partial(_train_and_score, study, cache, bench.folder("robustness"), threads)
     with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
         scores = dict(zip(RULES, pool.map(train, RULES), strict=True))
     clean = scores[HONEST]["mean"]
@@ -149,8 +151,10 @@ def _make_cache(bench: Workbench, study: Study) -> Path:
     return cache
 
 
-def _train_and_score(study: Study, cache: Path, runs: Path, name: str) -> dict[str, Any]:
-    torch.set_num_threads(1)
+def _train_and_score(
+    study: Study, cache: Path, runs: Path, threads: int, name: str
+) -> dict[str, Any]:
+    torch.set_num_threads(threads)
     rule = RULES[name]
     config = study.config.model_copy(
         update={
