@@ -1,5 +1,6 @@
 """Training on everybody's slices together: what a federation is compared with."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,12 +17,15 @@ from training.config import TrainConfig
 from training.data import Pass, Passes, Slice, make_loader, read_batches
 from training.device import fork_random
 from training.fit import FitResult, Stint, fit, make_optimizer
-from training.runlog import EVERYBODY, Board, ClientRecord, Observer, RoundRecord, open_log
+from training.runlog import EVERYBODY, Board, ClientRecord, Observer, RoundRecord, RunLog, open_log
 from training.seeds import derive_seed
 from training.session import open_session
 
 CENTRAL: Final = "central"
 """Stands where a federated run names its strategy."""
+
+TOLD_PER_EPOCH: Final = 20
+"""Lines of the log that tell how far an epoch is, for who watches the run."""
 
 
 def run_central(
@@ -83,7 +87,8 @@ def run_central(
             epoch=first_epoch,
             rounds=config.rounds,
         )
-        trainer = _Trainer(config, run, model, optimizer, read_batches(loader), num_steps, observer)
+        steps = _Steps(log, observer, num_steps, done.num_steps)
+        trainer = _Trainer(config, run, model, optimizer, read_batches(loader), steps)
         for epoch in epochs:
             start = time.perf_counter()
             done = trainer.finish_epoch(epoch, done)
@@ -106,26 +111,25 @@ class _Trainer:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     batches: Iterator[Slice]
-    num_steps: int
-    observer: Observer
+    steps: "_Steps"
 
     def finish_epoch(self, epoch: int, done: FitResult) -> FitResult:
         """Train the rest of an epoch, saving a checkpoint now and then."""
-        while done.num_steps < self.num_steps:
+        while done.num_steps < self.steps.per_epoch:
             done += fit(
                 self.model,
                 self.optimizer,
                 self.batches,
                 self.config,
                 stint=self._stint(epoch, done.num_steps),
-                on_step=partial(self._tell, epoch),
+                on_step=partial(self.steps.tell, epoch),
             )
             if done.fault is not None:
                 raise InputError(
                     f"epoch {epoch}: {done.fault}; the learning rate may be too high; the last "
                     f"checkpoint in {self.run} is whole"
                 )
-            if done.num_steps < self.num_steps:
+            if done.num_steps < self.steps.per_epoch:
                 self.save(epoch, done)
         return done
 
@@ -139,13 +143,28 @@ class _Trainer:
         return Stint(
             stream=(epoch,),
             start=start,
-            stop=min(start + self.config.checkpoint_steps, self.num_steps),
+            stop=min(start + self.config.checkpoint_steps, self.steps.per_epoch),
             progress=(epoch - 1) / self.config.rounds,
-            progress_per_step=1.0 / (self.config.rounds * self.num_steps),
+            progress_per_step=1.0 / (self.config.rounds * self.steps.per_epoch),
         )
 
-    def _tell(self, epoch: int, loss: float) -> None:
-        self.observer.step(round_number=epoch, client=EVERYBODY, loss=loss)
+
+class _Steps:
+    """Counts the steps of an epoch for observer and log."""
+
+    def __init__(self, log: RunLog, observer: Observer, per_epoch: int, done: int) -> None:
+        """Begin in an epoch of which some steps are done."""
+        self._log = log
+        self._observer = observer
+        self.per_epoch = per_epoch
+        self._done = done
+
+    def tell(self, epoch: int, loss: float) -> None:
+        """Take one more step."""
+        self._observer.step(round_number=epoch, client=EVERYBODY, loss=loss)
+        self._done = self._done % self.per_epoch + 1
+        if self._done % math.ceil(self.per_epoch / TOLD_PER_EPOCH) == 0:
+            self._log.record("steps", epoch=epoch, done=self._done, of=self.per_epoch, loss=loss)
 
 
 def _record(epoch: int, done: FitResult, num_slices: int, seconds: float) -> RoundRecord:

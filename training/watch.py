@@ -35,16 +35,19 @@ INTERVAL_S: Final = 1.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the clients are in the round that is not finished yet.
+    """How far the round that is not finished yet is: by clients, or by steps of an epoch of all together.
 
     Attributes:
         round: Its number.
+        began: When it began, in seconds since the epoch.
         asked: Who trains in it.
         absent: Who was asked and does not report.
         replied: Whose updates have come, in this order.
         refused: Whose updates were refused, and why.
         lost: Who was lost, and why.
-        began: When it began, in seconds since the epoch.
+        steps: Steps done and steps of the whole, in central training.
+        loss: Of the last of these steps.
+        seconds_per_step: Since this start of the run, if two lines of it tell.
     """
 
     round: int
@@ -54,6 +57,16 @@ class Progress:
     replied: tuple[int, ...] = ()
     refused: tuple[tuple[int, str], ...] = ()
     lost: tuple[tuple[int, str], ...] = ()
+    steps: tuple[int, int] | None = None
+    loss: float | None = None
+    seconds_per_step: float | None = None
+
+    @property
+    def share(self) -> float:
+        """How much of the round is done, 0 to 1."""
+        if self.steps is not None:
+            return self.steps[0] / self.steps[1]
+        return (len(self.replied) + len(self.lost)) / len(self.asked) if self.asked else 0.0
 
 
 @dataclass(frozen=True)
@@ -131,14 +144,19 @@ def _status(events: Sequence[dict[str, Any]], silent_s: float) -> Status:
 
 
 def _progress(events: Sequence[dict[str, Any]]) -> Progress | None:
-    """Follow the latest start: every `asked` begins a round and every `round` ends one."""
+    """Follow the latest start: every `asked` begins a round, or the first `steps`; a `round` ends one."""
     asked: dict[str, Any] | None = None
     replies: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
     for event in _latest_start(events):
         if event["event"] in ("asked", "round"):
-            asked, replies = (event if event["event"] == "asked" else None), []
+            asked, replies, steps = (event if event["event"] == "asked" else None), [], []
         elif event["event"] in ("reply", "lost"):
             replies.append(event)
+        elif event["event"] == "steps":
+            steps.append(event)
+    if steps:
+        return _progress_of_epoch(steps)
     if asked is None:
         return None
     return Progress(
@@ -152,15 +170,36 @@ def _progress(events: Sequence[dict[str, Any]]) -> Progress | None:
     )
 
 
+def _progress_of_epoch(steps: Sequence[dict[str, Any]]) -> Progress:
+    first, last = steps[0], steps[-1]
+    since = last["done"] - first["done"]
+    per_step = (last["time"] - first["time"]) / since if since else None
+    return Progress(
+        round=last["epoch"],
+        began=first["time"] - first["done"] * (per_step or 0.0),
+        steps=(last["done"], last["of"]),
+        loss=last["loss"],
+        seconds_per_step=per_step,
+    )
+
+
 def _eta_s(
     num_rounds: int | None, rounds: Sequence[RoundRecord], progress: Progress | None, now: float
 ) -> float | None:
-    """Expect of every round that is left what the last five took in the median."""
-    if num_rounds is None or not rounds:
+    """Expect of every round that is left what the last five took in the median.
+
+    In the first epoch of central training, what its steps take instead.
+    """
+    if num_rounds is None:
         return None
-    usual = median(record.seconds for record in rounds[-5:])
+    if rounds:
+        done, usual = rounds[-1].round, median(record.seconds for record in rounds[-5:])
+    elif progress is not None and progress.steps is not None and progress.seconds_per_step:
+        done, usual = progress.round - 1, progress.seconds_per_step * progress.steps[1]
+    else:
+        return None
     spent = 0.0 if progress is None else min(max(now - progress.began, 0.0), usual)
-    return max((num_rounds - rounds[-1].round) * usual - spent, 0.0)
+    return max((num_rounds - done) * usual - spent, 0.0)
 
 
 def _problem(events: Sequence[dict[str, Any]]) -> str:
@@ -204,11 +243,9 @@ def _headline(name: str, state: RunState) -> Text:
 
 
 def _completed(state: RunState) -> float:
-    done = float(state.rounds[-1].round) if state.rounds else 0.0
-    if state.progress is None or not state.progress.asked:
-        return done
-    heard = len(state.progress.replied) + len(state.progress.lost)
-    return state.progress.round - 1 + heard / len(state.progress.asked)
+    if state.progress is None:
+        return float(state.rounds[-1].round) if state.rounds else 0.0
+    return state.progress.round - 1 + state.progress.share
 
 
 def _lines(state: RunState) -> list[str]:
@@ -228,6 +265,9 @@ def _lines(state: RunState) -> list[str]:
 
 
 def _describe(progress: Progress) -> str:
+    if progress.steps is not None:
+        done, of = progress.steps
+        return f"epoch {progress.round}: {done} of {of} steps, loss {progress.loss:.4f}"
     waiting = [k for k in progress.asked if k not in {*progress.replied, *dict(progress.lost)}]
     text = f"round {progress.round}: {len(progress.replied)} of {len(progress.asked)} clients have reported"
     text += f", waiting for {_numbers(waiting)}" if waiting else ", aggregating"

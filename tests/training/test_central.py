@@ -193,6 +193,38 @@ def test_without_resume_a_run_is_not_touched(small_cache, config, undisturbed):
     assert [json.loads(line)["event"] for line in lines].count("started") == 1
 
 
+def told(run):
+    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [(e["epoch"], e["done"], e["loss"]) for e in lines if e["event"] == "steps"]
+
+
+def test_the_log_tells_at_most_twenty_times_an_epoch_how_far_it_is(
+    small_cache, config, undisturbed, monkeypatch, tmp_path
+):
+    watch = Counting()
+    with monkeypatch.context() as patch:
+        patch.setattr("training.central.TOLD_PER_EPOCH", 3)
+        run_central(config, small_cache, tmp_path / "run", watch)
+    per_epoch = watch.plan[1] // 2
+    assert per_epoch > 3
+    every = math.ceil(per_epoch / 3)
+    marks = range(every, per_epoch + 1, every)
+    losses = [loss for _, _, loss in watch.steps]
+    expected = [(e, k, losses[(e - 1) * per_epoch + k - 1]) for e in (1, 2) for k in marks]
+    assert told(tmp_path / "run") == expected
+    assert 10 <= sum(epoch == 1 for epoch, *_ in told(undisturbed)) <= 20
+
+
+def test_a_resumed_epoch_is_counted_on(small_cache, config, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(KilledError):
+        run_central(config, small_cache, run, Counting(kill_at=3))  # step 2 is the last one saved
+    before = told(run)
+    run_central(config, small_cache, run, Counting(), resume=True)
+    assert [done for _, done, _ in before] == [2]
+    assert told(run) == told(undisturbed)
+
+
 def test_there_is_nothing_to_resume_in_an_empty_folder(small_cache, config, tmp_path):
     with pytest.raises(InputError, match="is not a run"):
         run_central(config, small_cache, tmp_path, Counting(), resume=True)

@@ -164,3 +164,56 @@ def test_random_masks_score_as_step_by_step():
         spacing = tuple(rng.choice([0.5, 1.0, 1.5, 2.0], 3))
         expected = brute_force(truth, prediction, spacing)
         assert lesion_score(truth, prediction, spacing) == pytest.approx(expected)
+
+
+# Dice and HD95 in mm that the challenge's own code, github.com/rachitsaluja/BraTS-2023-Metrics at 43c90524,
+# computed for the masks that `boxes_and_shifted_boxes` makes of a seed.
+# Seeds that score 0 and 374, or 1 and 0, are left out.
+BY_THE_CHALLENGE = {
+    0: (0.45537998892083675, 125.33333333333333),
+    2: (0.2639257294429708, 3.1622776601683795),
+    3: (0.03937007874015748, 3.605551275463989),
+    4: (0.1822459470146303, 96.64135047440031),
+    5: (0.06153846153846154, 300.5416407864999),
+    6: (0.22125813449023862, 3.605551275463989),
+    7: (0.19757534862798018, 151.62462112512353),
+    8: (0.13793103448275862, 250.38742588672278),
+    9: (0.25766871165644173, 250.0),
+    11: (0.35714285714285715, 3.0),
+    12: (0.03417357656163626, 225.8422205101856),
+    13: (0.6602836879432624, 4.020752582766183),
+    15: (0.0630841121495327, 190.61634549643284),
+    16: (0.12307692307692308, 250.07868932583327),
+    17: (0.20935897435897433, 151.4),
+    18: (0.2250448277648047, 141.8903882032022),
+    19: (0.10416666666666667, 187.70710678118655),
+    22: (0.0, 189.5495097567964),
+    28: (0.07559523809523809, 235.02899131884627),
+    33: (0.7562814070351759, 1.0),
+}
+
+
+def boxes(generator, count):
+    mask = np.zeros((24, 32, 40), bool)
+    for _ in range(count):
+        start, side = generator.integers(0, mask.shape), generator.integers(1, 10, 3)
+        mask[tuple(slice(a, a + s) for a, s in zip(start, side, strict=True))] = True
+    return mask
+
+
+def boxes_and_shifted_boxes(seed):
+    generator = np.random.default_rng(seed)
+    truth = boxes(generator, generator.integers(1, 7))
+    shifted = np.roll(truth, generator.integers(-3, 4, 3), (0, 1, 2))
+    holes = boxes(generator, 2)
+    return truth, shifted & ~holes | boxes(generator, generator.integers(0, 3))
+
+
+@pytest.mark.parametrize("seed", BY_THE_CHALLENGE)
+def test_scores_are_those_of_the_challenges_own_code(seed):
+    dice, hd95 = BY_THE_CHALLENGE[seed]
+    found = lesion_score(*boxes_and_shifted_boxes(seed), MM)
+    assert found.dice == pytest.approx(dice, abs=1e-12)
+    assert found.hd95_mm == pytest.approx(
+        hd95, abs=0.5
+    )  # it weights surface by area, we count voxels

@@ -38,6 +38,26 @@ def masks(small_tree, tiny_run, tmp_path_factory) -> Path:
     return folder / "masks"
 
 
+def test_a_mirrors_folders_named_like_files_give_the_same_mask(
+    masks, small_tree, tiny_run, tmp_path
+):
+    source = min(path.parent for path in small_tree.rglob("BraTS20_*_flair.nii*"))
+    mirror = tmp_path / source.name
+    for file in source.iterdir():
+        folder = mirror / file.name.removesuffix(".gz")
+        folder.mkdir(parents=True)
+        shutil.copy(file, folder / f"another-name{''.join(file.suffixes)}")
+    (outcome,) = predict(tiny_run, mirror, tmp_path / "mask.nii.gz")
+    assert outcome.fault is None
+    mask = sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
+    expected = sitk.ReadImage(str(masks / f"{source.name}.nii.gz"))
+    for place in ("GetSize", "GetOrigin", "GetSpacing", "GetDirection"):
+        assert getattr(mask, place)() == getattr(expected, place)()
+    labels = sitk.GetArrayFromImage(mask)
+    assert labels.any()
+    np.testing.assert_array_equal(labels, sitk.GetArrayFromImage(expected))
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_raw_case_and_the_caches_slices_give_identical_labels(
     split, masks, tiny_run, small_cache, tiny_config

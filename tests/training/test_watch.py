@@ -195,6 +195,37 @@ def test_central_training_is_a_run_of_all_together():
     assert "exchanged:" not in text
 
 
+def steps(time, epoch, done, of=200, loss=0.75):
+    return {"time": time, "event": "steps", "epoch": epoch, "done": done, "of": of, "loss": loss}
+
+
+def test_within_an_epoch_its_steps_say_how_far_it_is_and_what_is_left():
+    start = {"time": 0.0, "event": "started", "epoch": 1, "rounds": 3}
+    events = [start, steps(50.0, 1, 10), steps(90.0, 1, 30), steps(130.0, 1, 50)]  # 2 s a step
+    assert state_of(events[:2], 50.0).eta_s is None  # when the epoch began nobody knows
+    state = state_of(events, 140.0)
+    assert state.progress.share == 0.25
+    assert state.progress.began == 30.0
+    assert state.eta_s == 3 * 400.0 - 110.0
+    text = shown("run", state)
+    assert "epoch 1: 50 of 200 steps, loss 0.7500" in text
+    assert "clients have reported" not in text
+    ended = [*events, done(430.0, 1, [part(EVERYBODY, num_bytes=0)], seconds=430.0)]
+    assert state_of(ended, 430.0).progress is None
+    second = state_of([*ended, steps(450.0, 2, 10)], 450.0)
+    assert (second.progress.round, second.progress.share) == (2, 0.05)
+    assert second.eta_s == 2 * 430.0  # not a second line yet
+
+
+def test_steps_of_an_earlier_start_are_no_progress():
+    events = [
+        {"time": 0.0, "event": "started", "epoch": 1, "rounds": 3},
+        steps(50.0, 1, 150),
+        {"time": 900.0, "event": "resumed", "epoch": 1, "rounds": 3},
+    ]
+    assert state_of(events, 901.0).progress is None
+
+
 def test_a_log_of_an_earlier_release_is_shown_without_its_number_of_rounds():
     start = {"time": 0.0, "event": "started", "round": 1}
     state = state_of([start, done(10.0, 1, [part(0)])], 10.0)
