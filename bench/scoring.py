@@ -56,7 +56,7 @@ class Pointwise(nn.Module):
     def forward(self, image: Tensor) -> Logits:
         """Give the same planes at every scale."""
         planes = self.layer(image)
-        return Logits(planes, (planes,) * len(SCALE_RATIOS))
+        return Logits(planes, (planes,) * len(SCALE_RATIOS), SCALE_RATIOS)
 
 
 def measure_scoring(bench: Workbench) -> dict[str, object]:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn import functional
 
-from training.models.logits import SCALE_RATIOS, Logits
+from training.models.logits import Logits
 
 SMOOTH: Final = 1e-5
 """Added to both sides of the Dice fraction: a class that is absent and not predicted scores 1."""
@@ -28,7 +28,7 @@ def deep_supervision_loss(
     # One pass over all outputs: on a GPU a launch costs more than the arithmetic of a scale.
     outputs = torch.stack((*logits.scales, logits.final))
     losses = bce_and_dice(outputs, target).unbind()
-    weights = (*SCALE_RATIOS, 1.0)
+    weights = (*logits.ratios, 1.0)
     total = torch.zeros_like(losses[-1])
     for weight, loss in zip(weights, losses, strict=True):
         total = total + weight * loss

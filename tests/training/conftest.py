@@ -32,7 +32,7 @@ class TinyNet(nn.Module):
 
     def forward(self, image):
         planes = self.layers(image)
-        return Logits(planes, (planes,) * len(SCALE_RATIOS))
+        return Logits(planes, (planes,) * len(SCALE_RATIOS), SCALE_RATIOS)
 
 
 class Silent:

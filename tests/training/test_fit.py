@@ -27,7 +27,7 @@ class OnePixel(nn.Module):
 
     def forward(self, image):
         planes = image[:, :1] * self.scale.view(1, 3, 1, 1)
-        return Logits(planes, (planes,) * len(SCALE_RATIOS))
+        return Logits(planes, (planes,) * len(SCALE_RATIOS), SCALE_RATIOS)
 
 
 def slices(count, value=1.0):

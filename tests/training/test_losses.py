@@ -54,7 +54,9 @@ def test_each_output_counts_with_its_own_weight(wrong):
     outputs[wrong] = same_everywhere(logit(0.25))
     # BCE -ln 0.25 = 2 ln 2; Dice 2 * 0.25 / (0.25 + 1) = 0.4
     weight = [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 1][wrong]
-    loss = deep_supervision_loss(Logits(final=outputs[6], scales=tuple(outputs[:6])), target)
+    loss = deep_supervision_loss(
+        Logits(final=outputs[6], scales=tuple(outputs[:6]), ratios=SCALE_RATIOS), target
+    )
     assert_close(loss.item(), weight * (2 * LN2 + 0.6), atol=1e-5, rtol=0)
 
 
@@ -66,7 +68,7 @@ def random_logits(seed=0, batch=3, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(7, batch, 3, 8, 5, generator=generator).mul(3).to(dtype)
     target = (torch.rand(batch, 3, 8, 5, generator=generator) > 0.7).float()
-    return Logits(final=outputs[6], scales=outputs[:6].unbind()), target
+    return Logits(final=outputs[6], scales=outputs[:6].unbind(), ratios=SCALE_RATIOS), target
 
 
 def test_the_dice_part_is_monais():
@@ -80,7 +82,9 @@ def test_the_dice_part_is_monais():
 
 def test_the_loss_is_float32_under_autocast_and_equals_that_of_the_same_logits_in_float32():
     rounded, target = random_logits(dtype=torch.bfloat16)
-    exact = Logits(rounded.final.float(), tuple(scale.float() for scale in rounded.scales))
+    exact = Logits(
+        rounded.final.float(), tuple(scale.float() for scale in rounded.scales), SCALE_RATIOS
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = deep_supervision_loss(rounded, target)
     assert loss.dtype == torch.float32
@@ -89,7 +93,7 @@ def test_the_loss_is_float32_under_autocast_and_equals_that_of_the_same_logits_i
 
 def test_gradients_are_finite_when_no_slice_holds_tumour():
     outputs = torch.randn(7, 2, 3, 8, 8, requires_grad=True)
-    logits = Logits(final=outputs[6], scales=outputs[:6].unbind())
+    logits = Logits(final=outputs[6], scales=outputs[:6].unbind(), ratios=SCALE_RATIOS)
     deep_supervision_loss(logits, torch.zeros(2, 3, 8, 8)).backward()
     assert outputs.grad.isfinite().all()
     assert outputs.grad.any()
@@ -112,7 +116,9 @@ def test_volumes_have_a_loss_as_planes_do():
 @given(seed=st.integers(0, 2**32 - 1), batch=st.integers(2, 5))
 def test_the_loss_does_not_depend_on_the_order_of_the_batch(seed, batch):
     logits, target = random_logits(seed, batch)
-    turned = Logits(logits.final.flip(0), tuple(scale.flip(0) for scale in logits.scales))
+    turned = Logits(
+        logits.final.flip(0), tuple(scale.flip(0) for scale in logits.scales), SCALE_RATIOS
+    )
     loss, again = (
         deep_supervision_loss(logits, target),
         deep_supervision_loss(turned, target.flip(0)),

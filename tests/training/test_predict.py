@@ -19,7 +19,7 @@ class BrightIsOedema(nn.Module):
         self.shapes.append(tuple(image.shape))
         bright = (image[:, 3:] > 1).float() * 20 - 10
         planes = torch.cat((torch.full_like(bright, -10), bright, torch.full_like(bright, -10)), 1)
-        return Logits(planes, (planes,) * len(SCALE_RATIOS))
+        return Logits(planes, (planes,) * len(SCALE_RATIOS), SCALE_RATIOS)
 
 
 def test_slices_are_padded_for_the_network_and_come_back_at_their_own_size():
@@ -46,7 +46,7 @@ class LeansOnPlace(nn.Module):
         columns = torch.arange(image.shape[3]).float().div(10)
         plain = torch.zeros_like(image[:, :1])
         planes = torch.cat((image[:, :1], plain + rows, plain + columns), 1)
-        return Logits(planes, (planes,) * len(SCALE_RATIOS))
+        return Logits(planes, (planes,) * len(SCALE_RATIOS), SCALE_RATIOS)
 
 
 def sigmoid(x):

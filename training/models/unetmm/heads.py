@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.models.logits import Logits
+from training.models.logits import SCALE_RATIOS, Logits
 from training.models.unetmm.decoder import DECODER_CHANNELS
 
 
@@ -48,4 +48,4 @@ class Heads(nn.Module):
             )
             for head, output in zip(self.scales, decoded, strict=True)
         )
-        return Logits(final=self.final(torch.cat(scales, dim=1)), scales=scales)
+        return Logits(self.final(torch.cat(scales, dim=1)), scales, SCALE_RATIOS)
