@@ -57,6 +57,8 @@ site = typer.Typer(
     no_args_is_help=True,
 )
 train.add_typer(site, name="site")
+export = typer.Typer(help="A cache for other programs.", no_args_is_help=True)
+prep.add_typer(export, name="export")
 console = Console()
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -359,6 +361,25 @@ def prep_show(
             console.print(f"written: {path}")
 
 
+@export.command("nnunet")
+def prep_export_nnunet(
+    cache: CacheArgument,
+    out: Annotated[Path, typer.Option(help="New folder DatasetXXX_NAME, in nnU-Net's nnUNet_raw.")],
+    regions: Annotated[
+        bool, typer.Option("--regions", help="Train on WT, TC and ET instead of labels.")
+    ] = False,
+) -> None:
+    """Write all cases as a raw dataset of nnU-Net v2."""
+    from pipeline.nnunet import export_nnunet
+
+    with _counting("cases") as on_case:
+        summary = export_nnunet(cache, out, regions=regions, on_case=on_case)
+    console.print(
+        f"{summary.training_cases} training and {summary.test_cases} test cases in {out}, "
+        f"{summary.folds} folds by patient"
+    )
+
+
 class _TrainingBar:
     """Shows a training run on a progress bar."""
 
@@ -399,19 +420,39 @@ NewRun = Annotated[Path, typer.Option(help="New folder for settings, log and wei
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the run in --run, with its settings.")
 ]
-Model = Annotated[str, typer.Option(help="Network.")]
+Model = Annotated[str, typer.Option(help="Network; `train models` lists them.")]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="An option of the network, or size=tiny; repeatable."),
+]
 Position = Annotated[Literal["none", "2d", "3d", "2d+3d"], typer.Option(help="Position embedding.")]
 PositionLevels = Annotated[
     Literal["last", "all"], typer.Option(help="Levels of the encoder that get it.")
 ]
 FuseEn2 = Annotated[bool, typer.Option(help="Cross-modal attention at en2 too.")]
-Weights = Annotated[str, typer.Option(help="imagenet, none, or a file with a ResNet18 state dict.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="imagenet, none, or a file with a ResNet18 state dict.  [default: imagenet; none in 3D]",
+        show_default=False,
+    ),
+]
 Target = Annotated[
     Literal["labels", "regions"], typer.Option(help="Predict NEC, ED, ET or ET, TC, WT.")
 ]
-BatchSize = Annotated[int, typer.Option(help="Slices.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(help="Slices, or patches in 3D.  [default: 8; 2 in 3D]", show_default=False),
+]
 LearningRate = Annotated[float, typer.Option(help="Of Adam, before cosine decay.")]
-Crop = Annotated[int, typer.Option(help="Side of the training crop; a multiple of 32.")]
+Crop = Annotated[
+    int | None,
+    typer.Option(
+        help="Side of the training crop; a multiple of 32.  [default: 224; 128 in 3D]",
+        show_default=False,
+    ),
+]
+Depth = Annotated[int | None, typer.Option(help="Slices of a patch in 3D; as many as --crop.")]
 RotationDeg = Annotated[float, typer.Option(help="Largest random rotation.")]
 NoiseStd = Annotated[float, typer.Option(help="Random noise, in z-scores.")]
 ModalityDropout = Annotated[
@@ -421,7 +462,8 @@ Slices = Annotated[
     Literal["all", "tumour"], typer.Option(help="Train on all slices or those with tumour.")
 ]
 TumourShare = Annotated[
-    float | None, typer.Option(help="Share of slices drawn from those with tumour.")
+    float | None,
+    typer.Option(help="Share of slices drawn from those with tumour; in 3D of patches around it."),
 ]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 LoaderWorkers = Annotated[int, typer.Option(help="Processes that read shards.")]
@@ -461,7 +503,7 @@ def _boards(mlflow: str | None) -> "Iterator[Sequence[Board]]":
             errors.print(board.problem, markup=False)
 
 
-_PARAMETERS = {"strategy_options": "strategy_option"}
+_PARAMETERS = {"strategy_options": "strategy_option", "model_options": "model_option"}
 """Settings that have another name on the command line."""
 
 
@@ -474,8 +516,10 @@ def _settings(context: typer.Context) -> dict[str, object]:
     from training.config import TrainConfig, named_values
 
     settings = {n: value for n, value in context.params.items() if n in TrainConfig.model_fields}
-    if "strategy_option" in context.params:
-        settings["strategy_options"] = named_values(context.params["strategy_option"] or ())
+    for setting, parameter in _PARAMETERS.items():
+        if parameter in context.params:
+            option = f"--{parameter.replace('_', '-')}"
+            settings[setting] = named_values(option, context.params[parameter] or ())
     return settings
 
 
@@ -501,10 +545,11 @@ def train_fed(
     run: NewRun = Path("runs/fed"),
     resume: Resume = False,
     model: Model = "unetmm",
+    model_option: ModelOption = None,
     position: Position = "2d",
     position_levels: PositionLevels = "last",
     fuse_en2: FuseEn2 = False,
-    weights: Weights = "imagenet",
+    weights: Weights = None,
     target: Target = "labels",
     strategy: Annotated[str, typer.Option(help="How updates become the next model.")] = "fedavg",
     strategy_option: Annotated[
@@ -543,7 +588,7 @@ def train_fed(
             "training batches; the test set is not touched. Decides nothing.",
         ),
     ] = None,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = None,
     learning_rate: Annotated[float, typer.Option(help="Of Adam, at the start.")] = 1e-4,
     lr_schedule: Annotated[
         Literal["cosine", "plateau", "constant"],
@@ -552,7 +597,8 @@ def train_fed(
     lr_patience: Annotated[
         int, typer.Option(help="Rounds without a better Dice that are a plateau.")
     ] = 20,
-    crop: Crop = 224,
+    crop: Crop = None,
+    depth: Depth = None,
     rotation_deg: RotationDeg = 15.0,
     noise_std: NoiseStd = 0.01,
     modality_dropout: ModalityDropout = 0.0,
@@ -590,16 +636,18 @@ def train_central(
     run: NewRun = Path("runs/central"),
     resume: Resume = False,
     model: Model = "unetmm",
+    model_option: ModelOption = None,
     position: Position = "2d",
     position_levels: PositionLevels = "last",
     fuse_en2: FuseEn2 = False,
-    weights: Weights = "imagenet",
+    weights: Weights = None,
     target: Target = "labels",
     epochs: Annotated[int, typer.Option(help="Passes over everybody's slices.")] = 90,
     checkpoint_steps: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 500,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = None,
     learning_rate: LearningRate = 1e-4,
-    crop: Crop = 224,
+    crop: Crop = None,
+    depth: Depth = None,
     rotation_deg: RotationDeg = 15.0,
     noise_std: NoiseStd = 0.01,
     modality_dropout: ModalityDropout = 0.0,
@@ -818,11 +866,13 @@ def train_models(
     json: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
 ) -> None:
     """Count parameters and FLOPs of the networks, beside the paper's figures."""
-    from training.models.table import measure_models, size_table, write_sizes
+    from training.models.table import measure_models, remarks, size_table, write_sizes
 
     with console.status("building networks"):
         sizes = measure_models(model or ())
     console.print(size_table(sizes))
+    for line in remarks(sizes):
+        console.print(line, highlight=False)
     if json is not None:
         write_sizes(json, sizes)
         console.print(f"written: {json}")
@@ -867,6 +917,83 @@ def train_ablate(
         ablation = ablate(config, cache, run, _AblationBar(progress))
     console.print(ablation_table(ablation), statistics_table(ablation))
     console.print(f"written: {write_ablation(run, ablation)}")
+
+
+class _CompareLines:
+    """Tells of the networks of a comparison one after another."""
+
+    def started(self, name: str, folder: Path, *, is_finished: bool) -> None:
+        """Say which one it is, and where it can be watched."""
+        doing = (
+            "finished already" if is_finished else f"training; `train watch {folder}` shows how far"
+        )
+        console.print(f"{name}: {doing}")
+
+    def failed(self, name: str, reason: str) -> None:
+        """Say why one is not in the table."""
+        errors.print(f"{name} failed: {reason}", markup=False)
+
+
+@train.command("compare")
+def train_compare(
+    context: typer.Context,
+    cache: CacheArgument,
+    models: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME[:OPTION=VALUE][+tta],...",
+            help="Networks, with commas between; +tta scores one with flips, and trains it once.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the runs; finished ones are kept.")] = Path(
+        "runs/compare"
+    ),
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Budget: optimiser steps of each.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            click_type=FloatRange(0, min_open=True),
+            help="Budget: minutes of training of each, by the time that its first steps take.",
+        ),
+    ] = None,
+    target: Target = "labels",
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = 1e-4,
+    crop: Crop = None,
+    depth: Depth = None,
+    weights: Weights = None,
+    seed: Seed = 0,
+    loader_workers: LoaderWorkers = 1,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    compile: Compile = "auto",
+) -> None:
+    """Train networks under one budget, centrally, score them alike and show them in one table."""
+    from training.compare import compare, cost_table, scored_runs, write_comparison
+    from training.contestants import Budget, read_contestants
+    from training.show import paper_tables
+
+    if (steps is None) == (minutes is None):
+        raise InputError("give a budget: either --steps or --minutes")
+    contestants = read_contestants(models)
+    results = compare(
+        contestants,
+        cache,
+        out,
+        budget=Budget(steps, minutes),
+        settings=_settings(context),
+        observer=_CompareLines(),
+    )
+    if results:
+        console.print(*paper_tables(scored_runs(results)), cost_table(results))
+        console.print(f"written: {write_comparison(out, results)}")
+    if len(results) < len(contestants):
+        raise InputError(
+            f"{len(contestants) - len(results)} of {len(contestants)} networks failed, see above; the same "
+            "command goes on with them"
+        )
 
 
 def _require_flower() -> None:

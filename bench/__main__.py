@@ -21,6 +21,7 @@ from bench.environment import describe_machine
 from bench.federated import measure_federated
 from bench.memory import measure_memory
 from bench.overhead import measure_overhead
+from bench.patches import measure_patches
 from bench.peers import measure_peers
 from bench.prep import measure_prep
 from bench.reading import measure_reading
@@ -39,6 +40,7 @@ PARTS: Final[dict[str, Callable[[Workbench], dict[str, object]]]] = {
     "memory": measure_memory,
     "reuse": measure_reuse,
     "reading": measure_reading,
+    "patches": measure_patches,
     "train": measure_train,
     "federated": measure_federated,
     "overhead": measure_overhead,

@@ -62,6 +62,13 @@ ROWS: Final = (
     Row("`--reuse`, times as fast as anew", "reuse.times_faster", 5),
     Row("Random real slices, share of uncompressed", "reading.real.ratio_to_uncompressed", 0.45),
     Row("Megabytes of a real case", "reading.real.megabytes_per_case", None, 13),
+    Row(
+        "A real patch of 128 voxels, times its slices alone",
+        "patches.real.ratio_to_slices",
+        None,
+        1.3,
+    ),
+    Row("A phantom patch, same", "patches.phantom.ratio_to_slices", None, 1.3),
     Row("Random phantom slices, share", "reading.phantom.ratio_to_uncompressed", 0.45),
     Row("Random slices, times as fast as MONAI", "reading.times_faster_than_monai", 500),
     Row(

@@ -23,13 +23,13 @@ from cache_schema.vocabulary import LABELS, MODALITIES
 from pipeline.plan import make_plan
 from pipeline.run import run_plan
 from training.config import TrainConfig, write_config
-from training.data import VolumeDataset
 from training.evaluate import evaluate_dataset
 from training.metrics import DEFAULT_CONVENTION
 from training.models.logits import SCALE_RATIOS, Logits
-from training.models.registry import MODELS
+from training.models.registry import MODELS, Network
 from training.provenance import write_provenance
 from training.scores import Scoring
+from training.volumes import VolumeDataset
 
 REPEATS: Final = 3
 FEW, MANY = 4, 40
@@ -97,7 +97,7 @@ def _prepare(bench: Workbench) -> Path:
 
 def _score(run: Path, cache: Path, num_cases: int) -> tuple[int, float]:
     """Score the first cases in a process of its own; give its peak, and the seconds of a case."""
-    MODELS[NETWORK] = Pointwise
+    MODELS[NETWORK] = Network(Pointwise)
     dataset = VolumeDataset(cache, split="train")
     dataset.cases = dataset.cases[:num_cases]
     start = time.perf_counter()

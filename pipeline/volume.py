@@ -24,7 +24,7 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 MAX_INFLATION: Final = 1032
 """What deflate can gain at most; a size beyond it comes from a damaged file."""
 COMPRESSION: Final = 2
-"""Of masks and probabilities; the three planes of a whole volume are 107 MB."""
+"""Where time counts; the probabilities of a whole volume are 107 MB, its four modalities 143 MB."""
 
 _UNREADABLE: Final[tuple[type[Exception], ...]] = (
     EOFError,
@@ -102,12 +102,16 @@ def _view_voxels(raw: bytes, image: nib.nifti1.Nifti1Image) -> np.ndarray:
     return flat.reshape(proxy.shape, order="F")
 
 
-def encode_nifti(voxels: Shaped[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]) -> bytes:
+def encode_nifti(
+    voxels: Shaped[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"], *, fast: bool = False
+) -> bytes:
     """Write a volume as `.nii.gz` bytes; the same voxels always give the same bytes.
 
     Args:
         voxels: Any type that NIfTI-1 stores.
         affine: Voxel indices to millimetres, stored as both sform and qform.
+        fast: Compress many times faster and a little less, into bytes that may be others on
+            another kind of processor.
 
     Returns:
         A gzip file's bytes, without a name or a time inside.
@@ -116,6 +120,9 @@ def encode_nifti(voxels: Shaped[np.ndarray, "i j k"], affine: Float[np.ndarray, 
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
+    if fast:
+        content: bytes = igzip.compress(image.to_bytes(), COMPRESSION, mtime=0)
+        return content
     return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
 
 

@@ -246,6 +246,55 @@ def test_the_size_of_an_unknown_network_is_refused(tmp_path):
     assert_fails(result, "--model alexnet", "unetmm")
 
 
+@pytest.mark.parametrize(
+    ("options", "mentions"),
+    [
+        (("--model", "transbts", "--model-option", "widht=3"), ("widht=3", "width", "size=tiny")),
+        (("--model", "transbts", "--crop", 100), ("--crop",)),
+        (("--model", "transbts", "--weights", "imagenet"), ("--weights imagenet", "ResNet18")),
+        (("--model", "transbts", "--slices", "tumour"), ("--slices tumour", "--tumour-share")),
+        (("--model", "swinunetr", "--crop", 32), ("--crop", "swinunetr")),
+        (("--depth", 64, "--weights", "none"), ("--depth 64", "unetmm")),
+    ],
+)
+def test_a_network_says_what_it_cannot_be_asked(options, mentions, cache, tmp_path):
+    result = run("train", "central", "--cache", cache, *options, cwd=tmp_path)
+    assert_fails(result, *mentions)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("budget", [(), ("--steps", 5, "--minutes", 5)])
+def test_a_comparison_needs_one_budget(budget, cache, tmp_path):
+    result = run("train", "compare", cache, "--models", "unetmm", *budget, cwd=tmp_path)
+    assert_fails(result, "--steps", "--minutes")
+
+
+def test_networks_are_compared_in_the_papers_tables_and_the_same_command_goes_on(
+    small_cache, tmp_path
+):
+    command = ("compare", small_cache, "--models", "unetrpp:size=tiny,unetrpp:size=tiny+tta")
+    options = ("--steps", 2, "--crop", 32, "--device", "cpu", "--loader-workers", 0)
+    first = run("train", *command, *options, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    again = run("train", *command, *options, cwd=tmp_path)
+    assert "unetrpp-size=tiny+tta: finished already" in again.stdout
+    tables = again.stdout[again.stdout.index("as in the paper") :]
+    assert tables in first.stdout
+    assert "UNETR++" in tables
+    document = json.loads((tmp_path / "runs/compare/comparison.json").read_text())
+    assert [row["steps"] for row in document["rows"]] == [2, 2]
+
+
+def test_a_cache_is_exported_for_nnunet(cache, tmp_path):
+    out = tmp_path / "Dataset501_Phantom"
+    result = run("prep", "export", "nnunet", cache, "--out", out, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    cases = json.loads((cache / "manifest.json").read_text())["cases"]
+    training = sum(case["split"] == "train" for case in cases)
+    assert f"{training} training and {len(cases) - training} test cases" in result.stdout
+    assert len(list((out / "imagesTr").iterdir())) == 4 * training
+
+
 def test_an_ablation_needs_a_finished_cache(tmp_path):
     result = run("train", "ablate", "--cache", "nowhere", *UNTRAINED, cwd=tmp_path)
     assert_fails(result, "nowhere", "manifest.json", "prep partition")

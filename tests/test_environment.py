@@ -100,7 +100,7 @@ def test_constraints_are_names_and_versions_only():
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("extra", ["", "bench", "dev", "dp", "flower", "mlflow", "monai", "onnx"])
+@pytest.mark.parametrize("extra", ["", "bench", "dev", "dp", "flower", "mlflow", "models", "onnx"])
 def test_constraints_satisfy_pyproject(extra):
     project = pyproject()["project"]
     lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
@@ -116,7 +116,7 @@ def test_every_extra_is_checked_against_the_constraints():
         "dp",
         "flower",
         "mlflow",
-        "monai",
+        "models",
         "onnx",
     }
 

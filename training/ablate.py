@@ -8,18 +8,17 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from rich.table import Table
 
-from cache_schema.errors import InputError
-from cache_schema.manifest import LeakageRecord, Manifest, digest, read_manifest
+from cache_schema.manifest import LeakageRecord, digest
 from cache_schema.vocabulary import REGIONS
-from training.config import CONFIG_NAME, TrainConfig, read_config
+from training.config import TrainConfig
 from training.device import choose_device
 from training.evaluate import evaluate
 from training.federated.engine import run_federation
 from training.metrics import DEFAULT_CONVENTION
-from training.provenance import require_same_cache
 from training.runlog import Observer
-from training.score_files import read_evaluation, write_evaluation
-from training.scores import summary_means
+from training.score_files import write_evaluation
+from training.scores import Evaluation
+from training.series import finished_evaluation, is_begun, refuse_another_run, require_test_cases
 from training.show import describe_leakage
 from training.statistics import (
     THRESHOLD,
@@ -120,20 +119,18 @@ def ablate(config: TrainConfig, cache: Path, run: Path, observer: AblationObserv
             is found before anything is trained.
     """
     choose_device(config.device)
-    manifest = read_manifest(cache)
-    if not any(case.split == "test" for case in manifest.cases):
-        raise InputError(f"{cache} has no test cases; prepare it with a larger --test-fraction")
+    manifest = require_test_cases(cache)
     settings = {row.name: _settings(config, row) for row in ROWS}
     for name, row_config in settings.items():
-        _refuse_another_run(run / name, row_config, cache, manifest)
+        refuse_another_run(run / name, row_config, cache, manifest, "--run")
     means: dict[str, Means] = {}
     for name, row_config in settings.items():
         folder = run / name
-        finished = finished_means(folder, row_config, manifest)
+        finished = finished_evaluation(folder, row_config, manifest)
         observer.row_started(name, is_finished=finished is not None)
         if finished is None:
             finished = _finish(folder, row_config, cache, observer)
-        means[name] = finished
+        means[name] = finished.means()
     return Ablation(config, means, manifest.leakage, digest(manifest))
 
 
@@ -143,47 +140,14 @@ def _settings(config: TrainConfig, row: Row) -> TrainConfig:
     )
 
 
-def _refuse_another_run(folder: Path, config: TrainConfig, cache: Path, manifest: Manifest) -> None:
-    if not (folder / CONFIG_NAME).exists():
-        return
-    if read_config(folder) != config:
-        raise InputError(
-            f"{folder} holds a run with other settings; give the settings that it was made with, or "
-            "another folder with --run"
-        )
-    require_same_cache(folder, cache, manifest)
-
-
-def finished_means(folder: Path, config: TrainConfig, manifest: Manifest) -> Means | None:
-    """Read the mean scores of a row, or None if they are not there or of anything else than asked.
-
-    Args:
-        folder: Of the row.
-        config: What it must have been trained with; all rounds of it.
-        manifest: Of the cache that it must have been scored on.
-    """
-    document = read_evaluation(folder)
-    if document is None:  # not scored yet, or cut off while that was written
-        return None
-    asked = {
-        "convention": DEFAULT_CONVENTION,
-        "manifest": digest(manifest),
-        "postprocess_et": 0,
-        "round": config.rounds,
-        "tta": False,
-    }
-    if read_config(folder) != config or asked != {key: document.get(key) for key in asked}:
-        return None
-    return summary_means(document["summary"])
-
-
-def _finish(folder: Path, config: TrainConfig, cache: Path, observer: AblationObserver) -> Means:
+def _finish(
+    folder: Path, config: TrainConfig, cache: Path, observer: AblationObserver
+) -> Evaluation:
     """Do what is left of a row: the rounds that it lacks, if any, and its scores."""
-    is_begun = (folder / CONFIG_NAME).exists()
-    run_federation(config, cache, folder, observer, resume=is_begun)
+    run_federation(config, cache, folder, observer, resume=is_begun(folder))
     evaluation = evaluate(folder, cache, device=config.device, on_case=observer.case_done)
     write_evaluation(folder, evaluation)
-    return evaluation.means()
+    return evaluation
 
 
 def ablation_statistics(ablation: Ablation) -> dict[str, dict[str, dict[str, Any]]]:

@@ -41,6 +41,7 @@ class Draw:
             the crop.
         angles_rad: Rotation of each crop about its centre, counter-clockwise with row 0 on top.
         flips: Whether to mirror the rows, and whether to mirror the columns, of each crop.
+        depth_flips: Whether to mirror the slices of each crop of a volume.
         noise_seed: Of the generator on the batch's device; CPU and GPU make different noise of it.
         noise_std: Standard deviation of the noise.
         present: Which modalities each slice keeps; the others become zeros, as an absent one is.
@@ -51,6 +52,7 @@ class Draw:
     offsets: Int64[Tensor, "batch 2"]
     angles_rad: Float32[Tensor, " batch"]
     flips: Bool[Tensor, "batch 2"]
+    depth_flips: Bool[Tensor, " batch"]
     noise_seed: int
     noise_std: float
     present: Bool[Tensor, "batch 4"]
@@ -70,7 +72,7 @@ def draw(
 
     Args:
         generator: On the CPU; advanced by the same amount whatever the settings.
-        batch_size: Slices, each with its own crop, angle and flips.
+        batch_size: Slices or volumes, each with its own crop, angle and flips.
         plane: Height and width of the slices.
         crop: Height and width of the crops. Where a plane is smaller it is centred and padded with 0.
         settings: How much to vary.
@@ -80,11 +82,13 @@ def draw(
     mirror = torch.rand(batch_size, 2, generator=generator)
     seed = torch.randint(2**62, (1,), generator=generator)
     luck = torch.rand(batch_size, 4, generator=generator)
+    mirror_depth = torch.rand(batch_size, generator=generator)
     limit_rad = math.radians(settings.rotation_degrees)
     return Draw(
         offsets=crop_offsets(place, plane, crop),
         angles_rad=(2.0 * turn - 1.0) * limit_rad,
         flips=mirror < settings.flip_probability,
+        depth_flips=mirror_depth < settings.flip_probability,
         noise_seed=int(seed),
         noise_std=settings.noise_std,
         present=(luck >= settings.modality_dropout) | (luck == luck.amax(dim=1, keepdim=True)),
@@ -105,14 +109,15 @@ def crop_offsets(
 
 def apply(
     drawn: Draw,
-    image: Float[Tensor, "batch 4 height width"],
-    label: UInt8[Tensor, "batch height width"],
-) -> tuple[Float32[Tensor, "batch 4 crop crop"], UInt8[Tensor, "batch crop crop"]]:
+    image: Float[Tensor, "batch 4 *depth height width"],
+    label: UInt8[Tensor, "batch *depth height width"],
+) -> tuple[Float32[Tensor, "batch 4 *depth crop crop"], UInt8[Tensor, "batch *depth crop crop"]]:
     """Crop, rotate, flip and add noise to a batch, on the device where it lies.
 
     Crop, rotation and flips are one resampling, so an image is interpolated once. The crop is cut
     out of the turned plane: its corners hold what lies beside it, and zeros only outside the plane.
-    A flip mirrors the crop after it was turned.
+    A flip mirrors the crop after it was turned. All slices of a volume are cropped and turned alike,
+    about the axis of the body.
 
     Args:
         drawn: From `draw`, for planes of this size.
@@ -126,15 +131,28 @@ def apply(
         raise ValueError(f"slices of {tuple(image.shape[-2:])}, drawn for {drawn.plane}")
     canvas = (exact_side(drawn.plane[0]), exact_side(drawn.plane[1]))
     grid = sampling_grid(drawn, canvas, image.device)
-    cropped = sample(on_canvas(image, canvas), grid, mode="bilinear")
-    nearest = sample(on_canvas(label.unsqueeze(1), canvas), grid, mode="nearest")
+    side = (drawn.crop, drawn.crop)
+    cropped = sample(on_canvas(image.flatten(1, -3), canvas), grid, mode="bilinear")
+    cropped = cropped.reshape(*image.shape[:-2], *side)
+    nearest = sample(on_canvas(label.unsqueeze(1).flatten(1, -3), canvas), grid, mode="nearest")
+    nearest = nearest.reshape(*label.shape[:-2], *side)
+    if image.ndim == 5:
+        cropped, nearest = (_flip_depth(volume, drawn.depth_flips) for volume in (cropped, nearest))
     if drawn.noise_std > 0:
         generator = torch.Generator(image.device).manual_seed(drawn.noise_seed)
         noise = torch.randn(cropped.shape, generator=generator, device=image.device)
         cropped = cropped.add_(noise, alpha=drawn.noise_std)
     if not drawn.present.all():
-        cropped *= drawn.present.to(image.device, non_blocking=True)[:, :, None, None]
-    return cropped, nearest.squeeze(1).to(torch.uint8)
+        present = drawn.present.to(image.device, non_blocking=True)
+        cropped *= present.reshape(*present.shape, *[1] * (image.ndim - 2))
+    return cropped, nearest.to(torch.uint8)
+
+
+def _flip_depth(
+    volume: Float32[Tensor, "batch *channel depth crop crop"], flips: Bool[Tensor, " batch"]
+) -> Float32[Tensor, "batch *channel depth crop crop"]:
+    chosen = flips.to(volume.device, non_blocking=True)
+    return torch.where(chosen.reshape(-1, *[1] * (volume.ndim - 1)), volume.flip(-3), volume)
 
 
 def exact_side(side: int) -> int:

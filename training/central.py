@@ -14,12 +14,13 @@ from torch import nn
 from cache_schema.errors import InputError
 from training.checkpoint import fill_moments, load_resume, moments_of, save_resume, save_weights
 from training.config import TrainConfig
-from training.data import Pass, Passes, Slice, make_loader, read_batches
+from training.data import Example, Pass, Shifts, make_loader, read_batches
 from training.device import fork_random
 from training.fit import FitResult, Stint, fit, make_optimizer
 from training.runlog import EVERYBODY, Board, ClientRecord, Observer, RoundRecord, RunLog, open_log
 from training.seeds import derive_seed
 from training.session import open_session
+from training.training_set import share_of_passes
 
 CENTRAL: Final = "central"
 """Stands where a federated run names its strategy."""
@@ -44,7 +45,8 @@ def run_central(
     on from there with the same bits.
 
     Args:
-        config: Of the run, its `rounds` being epochs; saved with it.
+        config: Of the run, its `rounds` being epochs, and `local_steps` the steps of an epoch that is no
+            pass; saved with it.
         cache: A finished cache; its test set is not touched.
         run: A new folder for settings, log and weights; with `resume` that of the run to go on with.
         observer: Told about progress; an epoch is a round.
@@ -66,20 +68,22 @@ def run_central(
         first_epoch, done = position["epoch"], _result(position["done"])
         if not done.num_steps:
             save_weights(run, groups["model"], round_number=first_epoch - 1)
-    passes = Passes(session.dataset, config.batch_size, tumour_share=config.tumour_share)
+    shifts = Shifts(session.dataset, config.batch_size, tumour_share=share_of_passes(config))
     everybody = tuple(session.members)
+    per_pass = shifts.num_batches(everybody)
+    num_steps = config.local_steps or per_pass
     epochs = range(first_epoch, config.rounds + 1)
-    passes.plan(
-        [Pass(everybody, derive_seed(config.seed, epoch)) for epoch in epochs], skip=done.num_steps
+    shifts.plan_shifts(
+        [(_passes(everybody, config, epoch, per_pass), num_steps) for epoch in epochs],
+        skip=done.num_steps,
     )
     loader = make_loader(
         session.dataset,
-        passes,
+        shifts,
         num_workers=config.loader_workers,
         pin_memory=session.device.type == "cuda",
     )
-    num_steps = passes.num_batches(everybody)
-    observer.started(num_rounds=config.rounds, num_steps=len(passes))
+    observer.started(num_rounds=config.rounds, num_steps=len(shifts))
     with open_log(run, boards) as log, fork_random(session.device):
         log.record(
             "resumed" if resume else "started",
@@ -92,8 +96,8 @@ def run_central(
         for epoch in epochs:
             start = time.perf_counter()
             done = trainer.finish_epoch(epoch, done)
-            num_slices = session.dataset.count_slices(everybody)
-            record = _record(epoch, done, num_slices, time.perf_counter() - start)
+            num_examples = session.dataset.count(everybody)
+            record = _record(epoch, done, num_examples, time.perf_counter() - start)
             done = FitResult()
             log.round_done(record)
             save_weights(run, model.state_dict(), round_number=epoch)
@@ -110,7 +114,7 @@ class _Trainer:
     run: Path
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    batches: Iterator[Slice]
+    batches: Iterator[Example]
     steps: "_Steps"
 
     def finish_epoch(self, epoch: int, done: FitResult) -> FitResult:
@@ -167,9 +171,16 @@ class _Steps:
             self._log.record("steps", epoch=epoch, done=self._done, of=self.per_epoch, loss=loss)
 
 
-def _record(epoch: int, done: FitResult, num_slices: int, seconds: float) -> RoundRecord:
+def _passes(clients: tuple[int, ...], config: TrainConfig, epoch: int, per_pass: int) -> list[Pass]:
+    """List the passes of an epoch: one, or as many as its steps take."""
+    num_passes = math.ceil((config.local_steps or per_pass) / per_pass)
+    streams = [(epoch,), *((epoch, number) for number in range(1, num_passes))]
+    return [Pass(clients, derive_seed(config.seed, *stream)) for stream in streams]
+
+
+def _record(epoch: int, done: FitResult, num_examples: int, seconds: float) -> RoundRecord:
     assert done.loss is not None  # noqa: S101
-    everybody = ClientRecord(EVERYBODY, num_slices, done.num_steps, done.loss, done.dice, seconds)
+    everybody = ClientRecord(EVERYBODY, num_examples, done.num_steps, done.loss, done.dice, seconds)
     return RoundRecord(epoch, done.loss, done.dice, seconds, (everybody,))
 
 

@@ -9,8 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from cache_schema.errors import InputError
+from training.models.registry import find_network
 
 CONFIG_NAME: Final = "config.json"
+
+
+DEFAULTS_3D: Final[dict[str, Any]] = {"crop": 128, "batch_size": 2, "weights": "none"}
+"""Of networks of three dimensions: the crop that is usual for them, and a batch that fits a GPU of 24 GB."""
 
 
 class TrainConfig(BaseModel):
@@ -20,6 +25,7 @@ class TrainConfig(BaseModel):
 
     Attributes:
         model: A key of `training.models.registry.MODELS`.
+        model_options: Options of the network, as typed.
         position: Position embedding: none, 2d, 3d or 2d+3d.
         position_levels: At the last level of the encoder or at all.
         fuse_en2: Cross-modal attention at en2 too.
@@ -38,18 +44,19 @@ class TrainConfig(BaseModel):
         local_steps: Optimiser steps of every client in each round, instead of passes.
         epoch_schedule: Passes in every round: as `local_epochs` says, or that many at first and
             fewer as the loss falls.
-        batch_size: Slices.
+        batch_size: Slices, or patches of volumes.
         learning_rate: Of Adam, at the start.
         lr_schedule: Cosine decay over the whole run, a cut when Dice stays on a plateau, or none.
         lr_patience: Rounds without a better Dice after which `plateau` cuts the learning rate.
         crop: Side of the square training crop, in voxels; a multiple of 32.
+        depth: Slices of a patch, for a network of three dimensions; None takes as many as `crop`.
         rotation_deg: Largest rotation of augmentation, to both sides.
         noise_std: Standard deviation of augmentation noise, in z-scores.
         modality_dropout: Probability that a training slice loses a modality, so that the network
             learns to do without; 0 in the paper.
         slices: Train on all slices, or on those that show tumour.
         tumour_share: Share of a pass that is drawn from the slices that show tumour; None takes every
-            slice once.
+            slice once. Of patches the share that is put around tumour; None puts half of them there.
         seed: Of everything random.
         loader_workers: Processes that read shards; 0 reads in the training process.
         device: `auto` takes a GPU if there is one.
@@ -62,6 +69,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str = "unetmm"
+    model_options: dict[str, str] = {}
     position: Literal["none", "2d", "3d", "2d+3d"] = "2d"
     position_levels: Literal["last", "all"] = "last"
     fuse_en2: bool = False
@@ -85,6 +93,7 @@ class TrainConfig(BaseModel):
     lr_schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     lr_patience: Annotated[int, Ge(1)] = 20
     crop: Annotated[int, Ge(32), MultipleOf(32)] = 224
+    depth: Annotated[int, Ge(16), MultipleOf(16)] | None = None
     rotation_deg: Annotated[float, Ge(0), Lt(180)] = 15.0
     noise_std: Annotated[float, Ge(0)] = 0.01
     modality_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -111,17 +120,24 @@ class TrainConfig(BaseModel):
 def make_config(**settings: Any) -> TrainConfig:  # noqa: ANN401
     """Check settings that came from a command line.
 
+    Args:
+        settings: Those of `DEFAULTS_3D` may be None: what is usual for the network then.
+
     Raises:
         InputError: Naming every option that is wrong, and how.
     """
+    is_3d = find_network(settings.get("model", "unetmm")).is_3d
+    for name, usual in DEFAULTS_3D.items():
+        if settings.get(name, "") is None:
+            settings[name] = usual if is_3d else TrainConfig.model_fields[name].default
     try:
         return TrainConfig(**settings)
     except ValidationError as error:
         raise InputError(describe(error)) from error
 
 
-def named_values(options: Sequence[str]) -> dict[str, str]:
-    """Take options of a strategy apart, each written as `NAME=VALUE`.
+def named_values(name_of_option: str, options: Sequence[str]) -> dict[str, str]:
+    """Take the values of an option such as `--strategy-option` apart, each written as `NAME=VALUE`.
 
     Raises:
         InputError: If one is written otherwise.
@@ -129,7 +145,7 @@ def named_values(options: Sequence[str]) -> dict[str, str]:
     pairs = [option.partition("=") for option in options]
     for name, equals, value in pairs:
         if not (name and equals and value):
-            raise InputError(f"--strategy-option {name}{equals}{value}: write it as NAME=VALUE")
+            raise InputError(f"{name_of_option} {name}{equals}{value}: write it as NAME=VALUE")
     return {name: value for name, _, value in pairs}
 
 

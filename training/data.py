@@ -1,25 +1,25 @@
-"""Shards to tensors: single slices for training, whole volumes for evaluation.
+"""Training examples from shards: slices, and the order in which a run takes examples of any kind.
 
-Any other model may read a cache through these two classes, see docs/format.md.
+Any other model may read a cache through `SliceDataset`, and through the datasets of `training.volumes`;
+see docs/reuse.md.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float16, Float64, Int, UInt8
+from jaxtyping import Bool, Float16, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, read_manifest
 from cache_schema.shard import TEST_CLIENT, ShardReader
-from cache_schema.vocabulary import Cohort, Split
+from training.seeds import derive_seed
 
 Slices = Literal["all", "tumour"]
 
@@ -34,6 +34,45 @@ class Slice(NamedTuple):
 
     image: Float16[Tensor, "*batch 4 height width"]
     label: UInt8[Tensor, "*batch height width"]
+
+
+class Patch(NamedTuple):
+    """A part of a volume as stored, or after collation a batch of them.
+
+    Attributes:
+        image: Modalities t1, t1ce, t2, flair, z-scored, background 0; depth is the axis of the slices.
+        label: BraTS values 0, 1, 2, 4.
+    """
+
+    image: Float16[Tensor, "*batch 4 depth height width"]
+    label: UInt8[Tensor, "*batch depth height width"]
+
+
+Example = Slice | Patch
+
+
+@runtime_checkable
+class TrainingSet(Protocol):
+    """What a run trains on: examples of some clients, numbered from 0."""
+
+    @property
+    def shows_tumour(self) -> Bool[np.ndarray, " example"]:
+        """For every example whether it holds a label."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    def __getitem__(self, key: Any) -> Example:  # noqa: ANN401 - of `keys`
+        """Read one example."""
+
+    def rows_of(self, clients: Sequence[int]) -> Int[np.ndarray, " example"]:
+        """Return the numbers of some clients' examples."""
+
+    def count(self, clients: Sequence[int]) -> int:
+        """Count some clients' examples."""
+
+    def keys(self, rows: Int[np.ndarray, " row"], seed: int) -> list[Any]:
+        """Say what to ask for, to get examples in a step of a pass that has this seed."""
 
 
 class SliceDataset(Dataset[Slice]):
@@ -76,7 +115,7 @@ class SliceDataset(Dataset[Slice]):
         tumour: list[Bool[np.ndarray, " slice"]] = [np.empty(0, np.bool_)]
         for client in chosen:
             for path in manifest.client_shards(client):
-                reader = _open_training(cache / path)
+                reader = open_training_shard(cache / path)
                 shows = _shows_tumour(reader)
                 kept = np.flatnonzero(shows) if slices == "tumour" else np.arange(len(shows))
                 index = np.empty((len(kept), 3), np.int64)
@@ -96,9 +135,14 @@ class SliceDataset(Dataset[Slice]):
         """Return the indices of some clients' slices."""
         return np.flatnonzero(np.isin(self._index[:, 0], clients))
 
-    def count_slices(self, clients: Sequence[int]) -> int:
+    def count(self, clients: Sequence[int]) -> int:
         """Count some clients' slices."""
-        return int(np.count_nonzero(np.isin(self._index[:, 0], clients)))
+        return len(self.rows_of(clients))
+
+    def keys(self, rows: Int[np.ndarray, " row"], seed: int) -> list[int]:  # noqa: ARG002 - nothing is random
+        """Say what to ask for, to get slices: their indices."""
+        indices: list[int] = rows.tolist()
+        return indices
 
     def __getitem__(self, index: int) -> Slice:
         """Read one slice.
@@ -111,7 +155,12 @@ class SliceDataset(Dataset[Slice]):
         return Slice(torch.from_numpy(image), torch.from_numpy(label))
 
 
-def _open_training(path: Path) -> ShardReader:
+def open_training_shard(path: Path) -> ShardReader:
+    """Open a client's shard.
+
+    Raises:
+        InputError: If it cannot be read, or is one of the test set.
+    """
     reader = ShardReader(path)
     if reader.attributes["client"] == TEST_CLIENT:
         raise InputError(f"{path} is a shard of the test set; training never opens one")
@@ -124,13 +173,13 @@ def _shows_tumour(reader: ShardReader) -> Bool[np.ndarray, " slice"]:
 
 
 class Pass(NamedTuple):
-    """One pass over the slices of some clients together, in an order that a seed decides."""
+    """One pass over the examples of some clients together, in an order that a seed decides."""
 
     clients: tuple[int, ...]
     seed: int
 
 
-class Passes(Sampler[list[int]]):
+class Passes(Sampler[list[Any]]):
     """The batches of one pass after another.
 
     One sampler, one loader and its processes serve a whole run: `plan` says what comes next, and
@@ -138,16 +187,16 @@ class Passes(Sampler[list[int]]):
     """
 
     def __init__(
-        self, dataset: SliceDataset, batch_size: int, *, tumour_share: float | None = None
+        self, dataset: TrainingSet, batch_size: int, *, tumour_share: float | None = None
     ) -> None:
         """Start without a plan; make one before iterating.
 
         Args:
-            dataset: Whose indices to give.
-            batch_size: Slices; the last batch of a pass may be smaller. A single slice that is left
+            dataset: Whose keys to give.
+            batch_size: Examples; the last batch of a pass may be smaller. A single one that is left
                 over joins the batch before: alone it gives BatchNorm nothing to compute with.
-            tumour_share: Draw this share of a pass's slices from those that show tumour, again and
-                again if they are fewer, and the rest from the others. By default every slice once.
+            tumour_share: Draw this share of a pass from the examples that show tumour, again and
+                again if they are fewer, and the rest from the others. By default each once.
         """
         self._dataset = dataset
         self._batch_size = batch_size
@@ -161,22 +210,22 @@ class Passes(Sampler[list[int]]):
 
     def num_batches(self, clients: Sequence[int]) -> int:
         """Count the batches of a pass."""
-        return len(self._starts(self._dataset.count_slices(clients)))
+        return len(self._starts(self._dataset.count(clients)))
 
     def __len__(self) -> int:
         """Return the number of batches of all planned passes."""
         return sum(self.num_batches(each.clients) for each in self._plan) - self._skip
 
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield the indices of each batch."""
+    def __iter__(self) -> Iterator[list[Any]]:
+        """Yield the keys of each batch."""
         return islice(self._all_batches(), self._skip, None)
 
-    def _all_batches(self) -> Iterator[list[int]]:
+    def _all_batches(self) -> Iterator[list[Any]]:
         for clients, seed in self._plan:
             order = self._order(clients, torch.Generator().manual_seed(seed))
             starts = self._starts(len(order))
             for start, stop in zip(starts, (*starts[1:], len(order)), strict=True):
-                yield order[start:stop].tolist()
+                yield self._dataset.keys(order[start:stop], derive_seed(seed, start))
 
     def _starts(self, num_slices: int) -> range:
         is_single_left = num_slices > self._batch_size > 1 and num_slices % self._batch_size == 1
@@ -196,6 +245,34 @@ class Passes(Sampler[list[int]]):
         return _shuffled(np.concatenate([tumour, others]), len(rows), generator)
 
 
+class Shifts(Passes):
+    """The batches of several sequences of passes, each cut after its last step."""
+
+    _shifts: Sequence[tuple[Sequence[Pass], int]] = ()
+    _skipped: int = 0
+
+    def plan_shifts(self, shifts: Sequence[tuple[Sequence[Pass], int]], *, skip: int = 0) -> None:
+        """Decide on the passes and the number of steps of each sequence of the next iteration.
+
+        Args:
+            shifts: Passes, at least as many as the steps take.
+            skip: Steps of the first sequence that are done already.
+        """
+        self._shifts, self._skipped = shifts, skip
+
+    def __len__(self) -> int:
+        """Return the number of batches of all sequences."""
+        return sum(num_steps for _, num_steps in self._shifts) - self._skipped
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        """Yield the keys of each batch."""
+        skip = self._skipped
+        for passes, num_steps in self._shifts:
+            self.plan(passes, skip=skip)
+            yield from islice(super().__iter__(), num_steps - skip)
+            skip = 0
+
+
 def _shuffled(
     rows: Int[np.ndarray, " slice"], count: int, generator: torch.Generator
 ) -> Int[np.ndarray, " count"]:
@@ -207,15 +284,15 @@ def _shuffled(
 
 
 def make_loader(
-    dataset: SliceDataset, batches: Passes, *, num_workers: int, pin_memory: bool
-) -> DataLoader[Slice]:
+    dataset: TrainingSet, batches: Passes, *, num_workers: int, pin_memory: bool
+) -> DataLoader[Example]:
     """Load batches in `num_workers` processes that live as long as the loader.
 
     Workers are started by a fork server, not forked: a fork would carry HDF5 handles and the locks
     of other threads along.
     """
     return DataLoader(
-        dataset,
+        cast("Dataset[Example]", dataset),  # torch asks for no more than `__getitem__` of it
         batch_sampler=batches,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
@@ -226,7 +303,7 @@ def make_loader(
     )
 
 
-def read_batches(loader: DataLoader[Slice]) -> Iterator[Slice]:
+def read_batches(loader: DataLoader[Example]) -> Iterator[Example]:
     """Go through a loader once.
 
     Raises:
@@ -238,79 +315,3 @@ def read_batches(loader: DataLoader[Slice]) -> Iterator[Slice]:
     except InputError as error:
         line = str(error).strip().splitlines()[-1]
         raise InputError(line.removeprefix(f"{InputError.__module__}.InputError: ")) from error
-
-
-@dataclass(frozen=True)
-class CaseVolume:
-    """The kept slices of one case, in ascending order of z.
-
-    Attributes:
-        case_id: Name of the scan session.
-        patient_id: Name of the person.
-        cohort: Archive that it comes from.
-        image: Modalities t1, t1ce, t2, flair, z-scored, background 0.
-        label: BraTS values 0, 1, 2, 4.
-        z: Index of each slice in the source volume; slices that are not kept hold no brain.
-        affine: Voxel indices (i, j, k) of the source volume to millimetres, RAS+.
-        shape: Size of the source volume (i, j, k).
-    """
-
-    case_id: str
-    patient_id: str
-    cohort: Cohort
-    image: Float16[np.ndarray, "slice 4 height width"]
-    label: UInt8[np.ndarray, "slice height width"]
-    z: Int[np.ndarray, " slice"]
-    affine: Float64[np.ndarray, "4 4"]
-    shape: tuple[int, int, int]
-
-
-class VolumeDataset(Dataset[CaseVolume]):
-    """Whole cases of a cache, one at a time: the test set of some cohorts, or training cases."""
-
-    def __init__(
-        self, cache: Path, *, split: Split, cohorts: Sequence[Cohort] | None = None
-    ) -> None:
-        """List cases; no shard is opened yet.
-
-        Args:
-            cache: A finished cache.
-            split: `test` is for evaluation only.
-            cohorts: Whose cases; all cohorts by default.
-
-        Raises:
-            InputError: If the cache has no finished manifest.
-        """
-        manifest = read_manifest(cache)
-        self.manifest = manifest
-        chosen = manifest.cohorts.keys() if cohorts is None else set(cohorts)
-        self.cases = tuple(c for c in manifest.cases if c.split == split and c.cohort in chosen)
-        self._readers = {case.shard: ShardReader(cache / case.shard) for case in self.cases}
-
-    def __len__(self) -> int:
-        """Return the number of cases."""
-        return len(self.cases)
-
-    def __getitem__(self, index: int) -> CaseVolume:
-        """Read one case.
-
-        Raises:
-            IndexError: If there is no such case.
-            InputError: If its shard is damaged.
-        """
-        case = self.cases[index]
-        reader = self._readers[case.shard]
-        entry = next((e for e in reader.cases() if e.case_id == case.case_id), None)
-        if entry is None:
-            raise InputError(f"{reader.path} does not hold {case.case_id}; run `prep verify`")
-        rows = slice(entry.first_row, entry.stop_row)
-        return CaseVolume(
-            case_id=entry.case_id,
-            patient_id=entry.patient_id,
-            cohort=case.cohort,
-            image=reader.images(rows),
-            label=reader.labels(rows),
-            z=reader.column("z")[rows],
-            affine=entry.affine,
-            shape=entry.shape,
-        )

@@ -10,15 +10,15 @@ from torch import nn
 from cache_schema.errors import InputError
 from cache_schema.manifest import digest, read_manifest
 from training.config import TrainConfig, read_config
-from training.data import CaseVolume, VolumeDataset
 from training.device import choose_device
 from training.metrics import CONVENTIONS, score_case
-from training.models.initial import initial_model
+from training.models.initial import initial_model, patch_of
 from training.models.trained import trained_model
 from training.predict import predict_labels
 from training.provenance import require_same_cache
 from training.scores import CaseScore, Evaluation, Scoring
 from training.surface import Spacing
+from training.volumes import CaseVolume, VolumeDataset
 
 CaseDone = Callable[[str, int], None]
 """Is told a case's id and the number of cases."""
@@ -128,6 +128,7 @@ def score_volume(
         volume.image,
         config.target,
         batch_size=scoring.batch_size or config.batch_size,
+        patch=patch_of(config),
         tta=scoring.tta,
         postprocess_et=scoring.postprocess_et,
     )

@@ -1,12 +1,12 @@
 """A run's network as one file for other programs, held against the original before it gets its name."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import LABELS
 from training.config import TrainConfig, read_config
+from training.models.initial import patch_of
 from training.models.trained import trained_model
 from training.onnx_format import load_onnx, require_onnx, write_onnx
 from training.predict import STRIDE
@@ -29,9 +30,12 @@ TOLERANCE: Final = 1e-4
 MOST_STRIDES: Final = 64
 """Sides of slices go from 64 to 2048."""
 
+SLICES_TO_CHECK: Final = ((1, 4, 96, 64), (3, 4, 64, 128))
+"""Of other numbers and sizes than the traced ones."""
+
 METADATA_NAME: Final = "metadata.json"
 
-Network = Callable[[Float32[np.ndarray, "batch 4 height width"]], np.ndarray]
+Network = Callable[[Float32[np.ndarray, "batch 4 *space"]], np.ndarray]
 
 
 class Probabilities(nn.Module):
@@ -41,9 +45,7 @@ class Probabilities(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(
-        self, image: Float[Tensor, "batch 4 height width"]
-    ) -> Float[Tensor, "batch 3 height width"]:
+    def forward(self, image: Float[Tensor, "batch 4 *space"]) -> Float[Tensor, "batch 3 *space"]:
         """Give the probability of every plane."""
         probability: Tensor = self.network(image).final.sigmoid()
         return probability
@@ -58,7 +60,7 @@ def load_pt2(path: Path) -> Network:
     """Give a `.pt2` file as a function."""
     module = torch.export.load(path).module()
 
-    def run(image: Float32[np.ndarray, "batch 4 height width"]) -> np.ndarray:
+    def run(image: Float32[np.ndarray, "batch 4 *space"]) -> np.ndarray:
         with torch.inference_mode():
             probability: np.ndarray = module(torch.from_numpy(image)).numpy()
         return probability
@@ -89,7 +91,7 @@ def export_run(run: Path, out: Path) -> float:
         out: A name with a suffix of `FORMATS`.
 
     Returns:
-        The largest absolute difference of a probability, on random slices.
+        The largest absolute difference of a probability, on random slices or patches.
 
     Raises:
         InputError: If the run or the name cannot be used, the extra `onnx` is missing, or the file
@@ -101,7 +103,8 @@ def export_run(run: Path, out: Path) -> float:
         require_onnx()
     config = read_config(run)
     network, round_number = trained_model(run, config)
-    return export_network(network, out, describe_network(run, config, round_number))
+    metadata = describe_network(run, config, round_number)
+    return export_network(network, out, metadata, patch=patch_of(config))
 
 
 def describe_network(run: Path, config: TrainConfig, round_number: int) -> dict[str, str]:
@@ -111,13 +114,19 @@ def describe_network(run: Path, config: TrainConfig, round_number: int) -> dict[
         InputError: If the run does not tell how its slices were made.
     """
     record = read_preprocessing(run)
+    patch = patch_of(config)
+    space = "height, width" if patch is None else "depth, height, width"
+    sides = (
+        f"sides are multiples of {STRIDE} from {2 * STRIDE} to {MOST_STRIDES * STRIDE}"
+        if patch is None
+        else f"one patch of {' x '.join(map(str, patch))} voxels at a time"
+    )
     return {
         "program": f"fedunetmm {version('fedunetmm')}",
         "model": config.model,
         "round": str(round_number),
-        "input": f"image: (batch, 4, height, width) float32, normalised, background 0; sides are multiples "
-        f"of {STRIDE} from {2 * STRIDE} to {MOST_STRIDES * STRIDE}",
-        "output": "probability: (batch, 3, height, width) float32, after the sigmoid",
+        "input": f"image: (batch, 4, {space}) float32, normalised, background 0; {sides}",
+        "output": f"probability: (batch, 3, {space}) float32, after the sigmoid",
         "modalities": json.dumps(record.modalities),
         "planes": json.dumps(
             {name: list(values) for name, values in PLANES[config.target].items()}
@@ -128,16 +137,30 @@ def describe_network(run: Path, config: TrainConfig, round_number: int) -> dict[
     }
 
 
-def export_network(network: nn.Module, out: Path, metadata: Mapping[str, str]) -> float:
-    """Write a network to a file and check that it computes the same; see `export_run`."""
+def export_network(
+    network: nn.Module,
+    out: Path,
+    metadata: Mapping[str, str],
+    *,
+    patch: tuple[int, int, int] | None = None,
+) -> float:
+    """Write a network to a file and check that it computes the same; see `export_run`.
+
+    Args:
+        network: With the weights to be written.
+        out: A name with a suffix of `FORMATS`.
+        metadata: Goes into the file.
+        patch: What a network of three dimensions takes; None for one that takes slices of many sizes.
+    """
     model = Probabilities(network).eval()
     form = FORMATS[out.suffix]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
             partial = Path(folder, out.name)  # its own name: a .pt2 keeps it inside
-            form.write(partial, _trace(model), metadata)
-            difference = largest_difference(model, form.load(partial))
+            form.write(partial, _trace(model, patch), metadata)
+            shapes = SLICES_TO_CHECK if patch is None else ((1, 4, *patch),)
+            difference = largest_difference(model, form.load(partial), shapes)
             if not difference <= TOLERANCE:
                 raise InputError(
                     f"{out} would differ from the network by {difference:.3g} in a probability, more "
@@ -149,26 +172,32 @@ def export_network(network: nn.Module, out: Path, metadata: Mapping[str, str]) -
     return difference
 
 
-def _trace(model: nn.Module) -> ExportedProgram:
-    """Record the network's operations for any number of slices of any size that it takes."""
-    height, width = (STRIDE * Dim(name, min=2, max=MOST_STRIDES) for name in ("rows", "columns"))
-    shapes = {"image": {0: Dim("batch"), 2: height, 3: width}}
-    example = torch.zeros(2, 4, 2 * STRIDE, 3 * STRIDE)
+def _trace(model: nn.Module, patch: tuple[int, int, int] | None) -> ExportedProgram:
+    """Record the network's operations, for any number of slices of any size that it takes, or one patch."""
+    shapes: dict[str, Any] | None = None
+    if patch is None:
+        sides = (STRIDE * Dim(name, min=2, max=MOST_STRIDES) for name in ("rows", "columns"))
+        shapes = {"image": {0: Dim("batch"), **dict(zip((2, 3), sides, strict=True))}}
+        example = torch.zeros(2, 4, 2 * STRIDE, 3 * STRIDE)
+    else:
+        example = torch.zeros(1, 4, *patch)
     program = torch.export.export(model, (example,), dynamic_shapes=shapes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names folders of this machine
     return program
 
 
-def largest_difference(model: nn.Module, exported: Network) -> float:
-    """Compare two programs on random slices of other numbers and sizes than the traced ones.
+def largest_difference(
+    model: nn.Module, exported: Network, shapes: Sequence[tuple[int, ...]]
+) -> float:
+    """Compare two programs on random images.
 
     Returns:
         The largest absolute difference; NaN if a value is.
     """
     generator = torch.Generator().manual_seed(0)
     differences = []
-    for shape in ((1, 4, 96, 64), (3, 4, 64, 128)):
+    for shape in shapes:
         image = torch.randn(shape, generator=generator)
         with torch.inference_mode():
             expected = model(image).numpy()

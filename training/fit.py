@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cache_schema.vocabulary import REGIONS
 from training.augment import AugmentSettings, apply, draw
 from training.config import TrainConfig
-from training.data import Slice
+from training.data import Example
 from training.device import choose_precision
 from training.losses import deep_supervision_loss
 from training.seeds import derive_seed, generator
@@ -119,7 +119,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Adam:
 def fit(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[Slice],
+    batches: Iterator[Example],
     config: TrainConfig,
     *,
     stint: Stint,
@@ -157,7 +157,7 @@ def fit(
         drawn = draw(
             generator(*seeds, 0),
             len(image),
-            plane=(image.shape[2], image.shape[3]),
+            plane=(image.shape[-2], image.shape[-1]),
             crop=config.crop,
             settings=augmentation,
         )

@@ -44,13 +44,13 @@ def write_onnx(path: Path, program: ExportedProgram, metadata: Mapping[str, str]
     onnx.save(model, path)
 
 
-def load_onnx(path: Path) -> Callable[[Float32[np.ndarray, "batch 4 height width"]], np.ndarray]:
+def load_onnx(path: Path) -> Callable[[Float32[np.ndarray, "batch 4 *space"]], np.ndarray]:
     """Give a file as a function, run by ONNX Runtime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def run(image: Float32[np.ndarray, "batch 4 height width"]) -> np.ndarray:
+    def run(image: Float32[np.ndarray, "batch 4 *space"]) -> np.ndarray:
         probability: np.ndarray = session.run([OUTPUT], {INPUT: image})[0]
         return probability
 

@@ -1,7 +1,8 @@
 """A trained network on whole volumes."""
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -11,12 +12,19 @@ from torch.nn import functional
 
 from cache_schema.vocabulary import LABELS
 from training.targets import Target, decode_prediction
+from training.windows import slide
 
 STRIDE = 32
 """Sides of slices are padded to multiples of this, 240 to 256; the network's smallest feature."""
 
-FLIPS: Final[tuple[tuple[int, ...], ...]] = ((), (-1,), (-2,), (-2, -1))
-"""Axes of a slice that test-time augmentation flips: none, each in-plane axis, and both."""
+Patch = tuple[int, int, int]
+"""Slices, rows and columns."""
+
+
+def flips_of(num_axes: int) -> tuple[tuple[int, ...], ...]:
+    """List the sets of axes that test-time augmentation flips, of a slice (2) or a volume (3): none first."""
+    axes = range(-1, -num_axes - 1, -1)
+    return tuple(chosen for count in range(num_axes + 1) for chosen in combinations(axes, count))
 
 
 def predict_labels(
@@ -25,26 +33,29 @@ def predict_labels(
     target: Target,
     *,
     batch_size: int,
+    patch: Patch | None = None,
     tta: bool = False,
     postprocess_et: int = 0,
 ) -> UInt8[np.ndarray, "slice height width"]:
-    """Segment slices at their own resolution.
+    """Segment the slices of a case at their own resolution.
 
     Args:
         model: On the device where it computes; set to evaluation by this call.
         image: Normalised as in a shard, background 0.
         target: What the network's output planes mean.
-        batch_size: Slices at a time.
-        tta: Average the probabilities over flips of the slices.
+        batch_size: Slices at a time, for a network that takes slices.
+        patch: What a network of three dimensions takes at a time, from slices that follow each other.
+        tta: Average the probabilities over flips of the slices or the volume.
         postprocess_et: Fewer enhancing voxels than this in all slices together become necrosis.
 
     Returns:
         BraTS values 0, 1, 2, 4.
     """
-    batches = _probabilities(model, image, batch_size=batch_size, tta=tta)
+    batches = _probabilities(model, image, batch_size=batch_size, patch=patch, tta=tta)
     labels = np.empty((len(image), *image.shape[2:]), np.uint8)
     for start, probability in batches:
-        labels[start : start + batch_size] = decode_prediction(probability, target).cpu().numpy()
+        stop = start + len(probability)
+        labels[start:stop] = decode_prediction(probability, target).cpu().numpy()
     return drop_small_enhancing(labels, postprocess_et)
 
 
@@ -53,6 +64,7 @@ def predict_probabilities(
     image: Float16[np.ndarray, "slice 4 height width"],
     *,
     batch_size: int,
+    patch: Patch | None = None,
     tta: bool = False,
 ) -> Float32[np.ndarray, "slice 3 height width"]:
     """Compute the probability of every plane at every pixel.
@@ -60,15 +72,17 @@ def predict_probabilities(
     Args:
         model: On the device where it computes; set to evaluation by this call.
         image: Normalised as in a shard, background 0.
-        batch_size: Slices at a time.
-        tta: Average over flips of the slices.
+        batch_size: Slices at a time, for a network that takes slices.
+        patch: What a network of three dimensions takes at a time, from slices that follow each other.
+        tta: Average over flips of the slices or the volume.
 
     Returns:
         From 0 to 1, the planes in the order of `training.targets.PLANES` for the network's target.
     """
     found = np.empty((len(image), 3, *image.shape[2:]), np.float32)
-    for start, probability in _probabilities(model, image, batch_size=batch_size, tta=tta):
-        found[start : start + batch_size] = probability.cpu().numpy()
+    batches = _probabilities(model, image, batch_size=batch_size, patch=patch, tta=tta)
+    for start, probability in batches:
+        found[start : start + len(probability)] = probability.cpu().numpy()
     return found
 
 
@@ -99,30 +113,36 @@ def _probabilities(
     image: Float16[np.ndarray, "slice 4 height width"],
     *,
     batch_size: int,
+    patch: Patch | None,
     tta: bool,
 ) -> Iterator[tuple[int, Float32[Tensor, "batch 3 height width"]]]:
     """Yield the first slice of each batch and its probabilities, on the model's device."""
     device = next(model.parameters()).device
     model.eval()
+    if patch is not None:
+        volume = torch.from_numpy(image).to(device).float().swapaxes(0, 1).unsqueeze(0)
+        with torch.inference_mode():
+            whole = _averaged(partial(slide, model, patch=patch), volume, tta=tta)
+        yield 0, whole.squeeze(0).swapaxes(0, 1)
+        return
     for start in range(0, len(image), batch_size):
         batch = torch.from_numpy(image[start : start + batch_size]).to(device).float()
         with torch.inference_mode():
-            probability = _averaged(model, batch, FLIPS if tta else FLIPS[:1])
+            probability = _averaged(partial(_probability, model), batch, tta=tta)
         yield start, probability
 
 
 def _averaged(
-    model: nn.Module,
-    image: Float32[Tensor, "batch 4 height width"],
-    flips: tuple[tuple[int, ...], ...],
-) -> Float32[Tensor, "batch 3 height width"]:
-    """Show the network every flip of a batch; each answer is flipped back before the mean."""
-    total: Tensor | None = None
+    probability_of: Callable[[Tensor], Tensor],
+    image: Float32[Tensor, "batch 4 *space"],
+    *,
+    tta: bool,
+) -> Float32[Tensor, "batch 3 *space"]:
+    """Show the network every flip of a batch, or none; each answer is flipped back before the mean."""
+    flips = flips_of(image.ndim - 2) if tta else ((),)
+    total = torch.zeros(())
     for axes in flips:
-        probability = _probability(model, image.flip(axes)).flip(axes)
-        total = probability if total is None else total + probability
-    if total is None:
-        raise ValueError("no flips: give at least the one without axes")
+        total = probability_of(image.flip(axes)).flip(axes) + total
     return total / len(flips)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from cache_schema.preprocessing import PreprocessingRecord
 from training.config import read_config
 from training.device import choose_device, keep_freed_memory
+from training.models.initial import patch_of
 from training.models.trained import trained_model
 from training.predict import drop_small_enhancing, predict_labels, predict_probabilities
 from training.provenance import read_preprocessing
@@ -25,7 +26,8 @@ class Predictor:
         network: On the device where it computes.
         target: What its planes mean.
         preprocessing: How its training slices were made.
-        batch_size: Slices at a time.
+        batch_size: Slices at a time, for a network that takes slices.
+        patch: What a network of three dimensions takes at a time.
         tta: Average over flips.
         postprocess_et: Fewer enhancing voxels than this in a case become necrosis.
         keeps_probabilities: Also give the probabilities.
@@ -35,6 +37,7 @@ class Predictor:
     target: Target
     preprocessing: PreprocessingRecord
     batch_size: int
+    patch: tuple[int, int, int] | None
     tta: bool
     postprocess_et: int
     keeps_probabilities: bool
@@ -61,12 +64,13 @@ class Predictor:
                 image,
                 self.target,
                 batch_size=self.batch_size,
+                patch=self.patch,
                 tta=self.tta,
                 postprocess_et=self.postprocess_et,
             )
             return labels, None
         probability = predict_probabilities(
-            self.network, image, batch_size=self.batch_size, tta=self.tta
+            self.network, image, batch_size=self.batch_size, patch=self.patch, tta=self.tta
         )
         decoded = decode_prediction(torch.from_numpy(probability), self.target).numpy()
         return drop_small_enhancing(decoded, self.postprocess_et), probability
@@ -102,6 +106,7 @@ def open_predictor(
         config.target,
         preprocessing,
         batch_size=config.batch_size,
+        patch=patch_of(config),
         tta=tta,
         postprocess_et=postprocess_et,
         keeps_probabilities=keeps_probabilities,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from cache_schema.manifest import Manifest, digest
 from cache_schema.vocabulary import REGIONS
 from training.metrics import METRICS
 from training.scores import CaseScore, Evaluation, Summary, describe_scoring, summary_means
@@ -88,6 +89,18 @@ def read_evaluation(run: Path, name: str = EVALUATION_NAME) -> dict[str, Any] | 
         return None
     document["summary"] = _replace(document["summary"], None, math.nan)
     return document
+
+
+def load_evaluation(
+    run: Path, manifest: Manifest, name: str = EVALUATION_NAME
+) -> Evaluation | None:
+    """Read back what `write_evaluation` saved of a run on this cache, or None if there is nothing."""
+    document, scores = read_evaluation(run, name), read_scores(run, name)
+    if document is None or not scores or document["manifest"] != digest(manifest):
+        return None
+    rules = {key: document[key] for key in ("convention", "manifest", "round")}
+    extras = {key: document[key] for key in ("tta", "postprocess_et")}
+    return Evaluation(scores=scores, leakage=manifest.leakage, **rules, **extras)
 
 
 def read_summary(run: Path, name: str) -> Summary | None:

@@ -11,7 +11,7 @@ from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, record_preprocessing
 from training.config import CONFIG_NAME, TrainConfig, read_config, write_config
-from training.data import SliceDataset
+from training.data import TrainingSet
 from training.device import (
     choose_device,
     compile_where_it_pays,
@@ -26,6 +26,7 @@ from training.provenance import (
     write_provenance,
     write_remote_provenance,
 )
+from training.training_set import open_training_set
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,13 @@ class Session:
     Attributes:
         model: Initial weights, on the CPU.
         devices: Where to train.
-        dataset: Training slices of all clients.
+        dataset: Training examples of all clients.
         members: Clients that have any.
     """
 
     model: nn.Module
     devices: Sequence[torch.device]
-    dataset: SliceDataset
+    dataset: TrainingSet
     members: Sequence[int]
 
     @property
@@ -81,8 +82,8 @@ def open_session(
     keep_freed_memory(device)
     model = initial_model(config)
     compile_where_it_pays(model, config.compile, device)
-    dataset = SliceDataset(cache, slices=config.slices, manifest=manifest)
-    members = [k for k in range(manifest.options.clients) if dataset.count_slices((k,))]
+    dataset = open_training_set(config, cache, manifest)
+    members = [k for k in range(manifest.options.clients) if dataset.count((k,))]
     if not members:
         raise InputError(f"{cache} has no training slices with --slices {config.slices}")
     if not resume:

@@ -13,7 +13,7 @@ from cache_schema.vocabulary import REGIONS
 from training.config import TrainConfig
 from training.federated.engine import run_federation
 from training.models.logits import SCALE_RATIOS, Logits
-from training.models.registry import MODELS
+from training.models.registry import MODELS, Network
 from training.scores import CaseScore, Evaluation
 
 
@@ -35,6 +35,25 @@ class TinyNet(nn.Module):
         return Logits(planes, (planes,) * len(SCALE_RATIOS), SCALE_RATIOS)
 
 
+class Tiny3d(nn.Module):
+    """The same in three dimensions."""
+
+    def __init__(self, *, num_classes, patch, width: int = 6):
+        super().__init__()
+        self.patch = patch
+        self.layers = nn.Sequential(
+            nn.Conv3d(4, width, 3, padding=1),
+            nn.BatchNorm3d(width),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Conv3d(width, num_classes, 1),
+        )
+
+    def forward(self, image):
+        assert image.shape[2:] == self.patch
+        return Logits(self.layers(image))
+
+
 class Silent:
     """An observer that only counts."""
 
@@ -53,9 +72,10 @@ class Silent:
 
 @pytest.fixture(autouse=True, scope="session")
 def _tiny_network():
-    MODELS["tiny"] = TinyNet
+    MODELS["tiny"] = Network(TinyNet)
+    MODELS["tiny3d"] = Network(Tiny3d, is_3d=True, tiny={"width": 3})
     yield
-    del MODELS["tiny"]
+    del MODELS["tiny"], MODELS["tiny3d"]
 
 
 @pytest.fixture

@@ -213,3 +213,43 @@ def test_without_modality_dropout_all_modalities_stay_and_nothing_else_changes()
     assert not other.present.all()
     assert torch.equal(plain.angles_rad, other.angles_rad)
     assert plain.noise_seed == other.noise_seed
+
+
+def volumes(batch=3, depth=5, plane=(40, 36)):
+    image = torch.randn(batch, 4, depth, *plane, generator=seeded(1))
+    values = torch.tensor([0, 1, 2, 4], dtype=torch.uint8)
+    return image, values[torch.randint(4, (batch, depth, *plane), generator=seeded(2))]
+
+
+def test_every_slice_of_a_volume_is_cropped_and_turned_like_a_slice_alone():
+    image, label = volumes()
+    strong = AugmentSettings(rotation_degrees=40.0, noise_std=0.0, modality_dropout=0.4)
+    drawn = draw(seeded(3), 3, plane=(40, 36), crop=32, settings=strong)
+    drawn = dataclasses.replace(drawn, depth_flips=torch.zeros(3, dtype=torch.bool))
+    crops, labels = apply(drawn, image, label)
+    assert crops.shape == (3, 4, 5, 32, 32)
+    for z in range(5):
+        alone, label_alone = apply(drawn, image[:, :, z], label[:, z])
+        assert torch.equal(crops[:, :, z], alone)
+        assert torch.equal(labels[:, z], label_alone)
+
+
+def test_a_volume_is_turned_upside_down_where_that_was_drawn_with_its_labels():
+    image, label = volumes()
+    drawn = draw(seeded(3), 3, plane=(40, 36), crop=32, settings=STILL)
+    upright = apply(drawn, image, label)
+    flips = torch.tensor([True, False, True])
+    flipped = apply(dataclasses.replace(drawn, depth_flips=flips), image, label)
+    for index, is_flipped in enumerate(flips.tolist()):
+        for before, after in zip(upright, flipped, strict=True):
+            expected = before[index].flip(-3) if is_flipped else before[index]
+            assert torch.equal(after[index], expected)
+
+
+def test_half_of_the_volumes_are_turned_upside_down_and_slices_are_drawn_as_without_them():
+    drawn = draw(seeded(), 1000, plane=(40, 36), crop=32, settings=AugmentSettings())
+    assert 400 < int(drawn.depth_flips.sum()) < 600
+    generator = seeded()
+    torch.rand(1000, 2, generator=generator, dtype=torch.float64)
+    angles = (2.0 * torch.rand(1000, generator=generator) - 1.0) * math.radians(15.0)
+    assert torch.equal(drawn.angles_rad, angles)

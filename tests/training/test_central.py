@@ -225,6 +225,37 @@ def test_a_resumed_epoch_is_counted_on(small_cache, config, undisturbed, tmp_pat
     assert told(run) == told(undisturbed)
 
 
+@pytest.fixture(scope="module")
+def by_steps(config):
+    """Two epochs of 30 steps; a pass has fewer."""
+    return config.model_copy(update={"local_steps": 30, "checkpoint_steps": 7})
+
+
+def test_an_epoch_of_steps_goes_on_with_another_order_after_a_pass(
+    small_cache, config, by_steps, undisturbed, tmp_path
+):
+    counted, by_passes = Counting(), read_rounds(undisturbed)[0]
+    run_central(by_steps, small_cache, tmp_path / "run", counted)
+    assert counted.plan == (2, 60)
+    assert [epoch for epoch, *_ in counted.steps] == [1] * 30 + [2] * 30
+    per_pass = by_passes.clients[0].num_steps
+    assert per_pass < 30
+    assert [record.clients[0].num_steps for record in read_rounds(tmp_path / "run")] == [30, 30]
+
+
+def test_an_epoch_of_steps_that_was_killed_goes_on_with_the_same_bits(
+    small_cache, by_steps, tmp_path
+):
+    run_central(by_steps, small_cache, tmp_path / "whole", Counting())
+    with pytest.raises(KilledError):
+        run_central(by_steps, small_cache, tmp_path / "killed", Counting(kill_at=28))
+    again = Counting()
+    run_central(by_steps, small_cache, tmp_path / "killed", again, resume=True)
+    assert again.plan == (2, 60 - 21)
+    whole, killed = (load_weights(tmp_path / name)[0] for name in ("whole", "killed"))
+    assert same(whole, killed)
+
+
 def test_there_is_nothing_to_resume_in_an_empty_folder(small_cache, config, tmp_path):
     with pytest.raises(InputError, match="is not a run"):
         run_central(config, small_cache, tmp_path, Counting(), resume=True)

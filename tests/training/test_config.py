@@ -3,7 +3,7 @@ import json
 import pytest
 
 from cache_schema.errors import InputError
-from training.config import TrainConfig, make_config, read_config, write_config
+from training.config import TrainConfig, make_config, named_values, read_config, write_config
 
 
 def test_defaults_are_those_of_the_paper():
@@ -49,3 +49,22 @@ def test_a_setting_of_another_release_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"crop": 64, "momentum": 0.9}))
     with pytest.raises(InputError, match="momentum"):
         read_config(tmp_path)
+
+
+def test_what_is_not_said_is_what_is_usual_for_the_network():
+    unsaid = {"crop": None, "batch_size": None, "weights": None}
+    flat, volume = make_config(**unsaid), make_config(model="tiny3d", **unsaid)
+    assert (flat.crop, flat.batch_size, flat.weights) == (224, 8, "imagenet")
+    assert (volume.crop, volume.batch_size, volume.weights) == (128, 2, "none")
+    assert make_config(model="tiny3d", **{**unsaid, "crop": 64}).crop == 64
+
+
+def test_an_unknown_network_is_named_before_anything_else():
+    with pytest.raises(InputError, match="--model nnunet: unknown"):
+        make_config(model="nnunet")
+
+
+def test_values_of_an_option_are_named_by_it():
+    assert named_values("--model-option", ["a=1", "b=x=y"]) == {"a": "1", "b": "x=y"}
+    with pytest.raises(InputError, match="--model-option width: write it as NAME=VALUE"):
+        named_values("--model-option", ["width"])

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
-from training.data import Pass, Passes, SliceDataset, VolumeDataset, make_loader
+from training.data import Pass, Passes, SliceDataset, make_loader
 
 
 def rows_on_disk(cache, paths):
@@ -130,7 +130,7 @@ def test_a_single_slice_that_is_left_over_joins_the_batch_before(
 ):
     dataset = SliceDataset(small_cache)
     monkeypatch.setattr(dataset, "rows_of", lambda _: np.arange(13))
-    monkeypatch.setattr(dataset, "count_slices", lambda _: 13)
+    monkeypatch.setattr(dataset, "count", lambda _: 13)
     passes = Passes(dataset, batch_size=batch_size)
     passes.plan([Pass((0,), 1)])
     batches = list(passes)
@@ -158,28 +158,6 @@ def test_loader_processes_read_what_the_training_process_reads(small_cache):
     for here, there in zip(seen[:2], seen[2:], strict=True):
         assert len(here) == len(there)
         assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
-
-
-def test_a_volume_is_a_case_with_its_place_in_space(small_cache):
-    manifest = read_manifest(small_cache)
-    dataset = VolumeDataset(small_cache, split="test")
-    wanted = [case for case in manifest.cases if case.split == "test"]
-    assert [case.case_id for case in dataset.cases] == [case.case_id for case in wanted]
-    assert len(dataset) == len(wanted) > 0
-    for index, case in enumerate(wanted):
-        volume = dataset[index]
-        assert volume.shape == (24, 20, 17)
-        assert volume.cohort == case.cohort
-        assert len(volume.z) == len(volume.image) == case.num_slices
-        counted = [int((volume.label == value).sum()) for value in (1, 2, 4)]
-        assert counted == [case.label_voxels.NEC, case.label_voxels.ED, case.label_voxels.ET]
-        np.testing.assert_array_equal(np.diag(volume.affine), [-1, -1, 1, 1])
-
-
-def test_volumes_of_one_cohort_can_be_chosen(small_cache):
-    dataset = VolumeDataset(small_cache, split="train", cohorts=["brats2019"])
-    assert {case.cohort for case in dataset.cases} == {"brats2019"}
-    assert all(case.split == "train" for case in dataset.cases)
 
 
 def test_a_truncated_shard_is_named(cache_copy):

@@ -4,14 +4,13 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from training.config import TrainConfig
-from training.data import Pass, Passes, Slice, SliceDataset, make_loader, read_batches
+from training.data import Example, Pass, Shifts, TrainingSet, make_loader, read_batches
 from training.device import compile_where_it_pays, fork_random, keep_freed_memory
 from training.federated.aggregate import copy_state
 from training.federated.client_memory import ClientMemory
@@ -23,26 +22,7 @@ from training.fit import Stint, fit, make_optimizer
 from training.models.initial import random_model
 from training.runlog import Observer
 from training.seeds import derive_seed
-
-
-class Shifts(Passes):
-    """The batches of one client after another, each one's passes cut after its last step."""
-
-    _shifts: Sequence[tuple[Sequence[Pass], int]] = ()
-
-    def plan_shifts(self, shifts: Sequence[tuple[Sequence[Pass], int]]) -> None:
-        """Decide on the passes and the number of steps of each client of the next iteration."""
-        self._shifts = shifts
-
-    def __len__(self) -> int:
-        """Return the number of batches of all clients."""
-        return sum(num_steps for _, num_steps in self._shifts)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield the indices of each batch."""
-        for passes, num_steps in self._shifts:
-            self.plan(passes)
-            yield from islice(super().__iter__(), num_steps)
+from training.training_set import share_of_passes
 
 
 @dataclass(frozen=True)
@@ -50,13 +30,13 @@ class Workplace:
     """All that training any client of a run takes, but a network and a device; it can be sent to a process.
 
     Attributes:
-        dataset: Training slices of all clients.
+        dataset: Training examples of all clients.
         config: Of the run.
         strategy: As `config` names it.
         memory: What clients keep from round to round.
     """
 
-    dataset: SliceDataset
+    dataset: TrainingSet
     config: TrainConfig
     strategy: Strategy
     memory: ClientMemory
@@ -72,7 +52,9 @@ class Workplace:
 
     def shifts(self) -> Shifts:
         """Make the sampler of the clients' batches."""
-        return Shifts(self.dataset, self.config.batch_size, tumour_share=self.config.tumour_share)
+        return Shifts(
+            self.dataset, self.config.batch_size, tumour_share=share_of_passes(self.config)
+        )
 
     def count_steps(self, clients: Sequence[int]) -> int:
         """Count the optimiser steps of a round, the most there can be."""
@@ -102,7 +84,7 @@ class LocalClients:
         self._config = workplace.config
         self._model = model
         self._shifts = workplace.shifts()
-        self._loader: DataLoader[Slice] = make_loader(
+        self._loader: DataLoader[Example] = make_loader(
             workplace.dataset,
             self._shifts,
             num_workers=self._config.loader_workers,
@@ -126,7 +108,7 @@ class LocalClients:
             yield self._train_one(client, received, batches, observer)
 
     def _train_one(
-        self, client: int, order: Order, batches: Iterator[Slice], observer: Observer
+        self, client: int, order: Order, batches: Iterator[Example], observer: Observer
     ) -> Reply:
         start = time.perf_counter()
         memory, remembered = self._workplace.memory, order.remembered.get(client)
@@ -152,7 +134,7 @@ class LocalClients:
             memory.save(client, order.round, to_keep)
         return Reply(
             client=client,
-            num_examples=self._workplace.dataset.count_slices((client,)),
+            num_examples=self._workplace.dataset.count((client,)),
             num_steps=result.num_steps,
             loss=result.loss,
             dice=result.dice,

@@ -11,7 +11,6 @@ from flwr.clientapp import ClientApp
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, digest, read_manifest
 from cache_schema.preprocessing import record_preprocessing
-from training.data import SliceDataset
 from training.device import choose_device
 from training.federated.client import Workplace
 from training.federated.client_memory import ClientMemory
@@ -29,6 +28,7 @@ from training.flower.messages import (
 from training.flower.site import MEMORY_FOLDER, Site, read_site
 from training.models.initial import random_model
 from training.runlog import Silent
+from training.training_set import open_training_set
 
 app = ClientApp()
 
@@ -123,12 +123,8 @@ def _train(place: _Place, task: Task, content: RecordDict) -> RecordDict:
 def _open(place: _Place, task: Task, manifest: Manifest) -> Workplace:
     site, config = place.site, task.config
     return Workplace(
-        dataset=SliceDataset(
-            Path(site.cache),
-            clients=(site.cache_client,),
-            slices=config.slices,
-            manifest=manifest,
-            known_as=site.client,
+        dataset=open_training_set(
+            config, Path(site.cache), manifest, clients=(site.cache_client,), known_as=site.client
         ),
         config=config.model_copy(
             update={"loader_workers": site.loader_workers, "device": site.device}

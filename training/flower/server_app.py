@@ -87,8 +87,10 @@ def read_settings(options: Options) -> TrainConfig:
     for name in TrainConfig.model_fields.keys() - {"checkpoint_steps"}:
         value = options[name.replace("_", "-")]
         settings[name] = None if value == "" else value
-    strategy_options = named_values(str(options["strategy-options"]).split())
-    return make_config(**{**settings, "strategy_options": strategy_options})
+    for name in ("model", "strategy"):
+        texts = str(options[f"{name}-options"]).split()
+        settings[f"{name}_options"] = named_values(f"{name}-options", texts)
+    return make_config(**settings)
 
 
 def _run_folder(options: Options) -> Path:

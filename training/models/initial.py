@@ -2,7 +2,7 @@
 
 import pickle
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -11,11 +11,28 @@ from torch import Tensor, nn
 
 from cache_schema.errors import InputError
 from training.config import TrainConfig
-from training.models.registry import build_model
+from training.models.registry import build_model, find_network, read_options
 from training.models.unetmm.encoder import Encoder, load_imagenet_weights
 from training.seeds import derive_seed
 
 NUM_CLASSES: Final = 3
+
+OF_SOME_NETWORKS: Final = ("position", "position_levels", "fuse_en2")
+"""Settings of a run that are options of some networks; others keep them as they come."""
+
+
+def patch_of(config: TrainConfig) -> tuple[int, int, int] | None:
+    """Say how many slices, rows and columns a run's network is given at a time.
+
+    Returns:
+        None for a network that takes single slices of any size.
+
+    Raises:
+        InputError: If the network is unknown.
+    """
+    if not find_network(config.model).is_3d:
+        return None
+    return config.depth or config.crop, config.crop, config.crop
 
 
 def initial_model(config: TrainConfig) -> nn.Module:
@@ -40,17 +57,29 @@ def random_model(config: TrainConfig) -> nn.Module:
     """Build the network of a run with random weights, which weights of a checkpoint may replace.
 
     Raises:
-        InputError: If the network is unknown.
+        InputError: If the network is unknown or has no such option.
     """
+    options = _options(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, 0))
-        return build_model(
-            config.model,
-            num_classes=NUM_CLASSES,
-            position=config.position,
-            position_levels=config.position_levels,
-            fuse_en2=config.fuse_en2,
-        )
+        return build_model(config.model, num_classes=NUM_CLASSES, **options)
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    """Collect what a network is built with; a setting that it does not know must be as it comes."""
+    known = find_network(config.model).parameters
+    options = read_options(config.model, config.model_options)
+    for name in OF_SOME_NETWORKS:
+        value = getattr(config, name)
+        if name in known:
+            options[name] = value
+        elif value != TrainConfig.model_fields[name].default:
+            raise InputError(f"--{name.replace('_', '-')}: {config.model} has nothing like it")
+    if (patch := patch_of(config)) is not None:
+        options["patch"] = patch
+    elif config.depth is not None:
+        raise InputError(f"--depth {config.depth}: {config.model} takes single slices")
+    return options
 
 
 def load_encoder_weights(model: nn.Module, source: str) -> None:

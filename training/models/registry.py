@@ -1,15 +1,68 @@
 """The networks that `--model` knows."""
 
-from collections.abc import Callable
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from cache_schema.errors import InputError
+from training.models import monai_networks, transbts, unetrpp
+from training.models.nnformer import network as nnformer
 from training.models.unetmm.network import UNetMM
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"unetmm": UNetMM}
-"""Every network by its name on the command line; called with `num_classes` and its own options."""
+
+@dataclass(frozen=True)
+class Network:
+    """A network that can be trained on shards.
+
+    Attributes:
+        build: Called with `num_classes`, in three dimensions also with `patch`, the slices, rows and
+            columns that it is given; any other parameter is an option of its own.
+        is_3d: Takes patches of volumes instead of slices.
+        tiny: Options that make it small enough to try a whole run in seconds.
+    """
+
+    build: Callable[..., nn.Module]
+    is_3d: bool = False
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """What `build` can be called with by name."""
+        kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = inspect.signature(self.build, eval_str=True).parameters
+        return {name: each for name, each in parameters.items() if each.kind in kinds}
+
+
+MODELS: Final[dict[str, Network]] = {
+    "unetmm": Network(UNetMM),
+    "unet3d": Network(monai_networks.unet3d, is_3d=True, tiny=monai_networks.TINY["unet3d"]),
+    "resunet3d": Network(
+        monai_networks.resunet3d, is_3d=True, tiny=monai_networks.TINY["resunet3d"]
+    ),
+    "unetr": Network(monai_networks.unetr, is_3d=True, tiny=monai_networks.TINY["unetr"]),
+    "swinunetr": Network(
+        monai_networks.swinunetr, is_3d=True, tiny=monai_networks.TINY["swinunetr"]
+    ),
+    "transbts": Network(transbts.TransBTS, is_3d=True, tiny=transbts.TINY),
+    "unetrpp": Network(unetrpp.UNETRPP, is_3d=True, tiny=unetrpp.TINY),
+    "nnformer": Network(nnformer.NnFormer, is_3d=True, tiny=nnformer.TINY),
+}
+"""Every network by its name on the command line."""
+
+
+def find_network(name: str) -> Network:
+    """Look a network up.
+
+    Raises:
+        InputError: If there is none of that name; the message lists those that there are.
+    """
+    if name not in MODELS:
+        raise InputError(f"--model {name}: unknown; choose one of {', '.join(sorted(MODELS))}")
+    return MODELS[name]
 
 
 def build_model(name: str, *, num_classes: int, **options: Any) -> nn.Module:  # noqa: ANN401
@@ -21,8 +74,47 @@ def build_model(name: str, *, num_classes: int, **options: Any) -> nn.Module:  #
         options: Passed on to the network; each network has its own.
 
     Raises:
-        InputError: If there is no such network; the message lists those that there are.
+        InputError: If there is no such network.
     """
-    if name not in MODELS:
-        raise InputError(f"--model {name}: unknown; choose one of {', '.join(sorted(MODELS))}")
-    return MODELS[name](num_classes=num_classes, **options)
+    return find_network(name).build(num_classes=num_classes, **options)
+
+
+def read_options(name: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """Turn options of a network, as typed, into values of the types that it asks for.
+
+    Args:
+        name: A key of `MODELS`.
+        options: As `--model-option` takes them: `size=tiny` for a preset, numbers, and lists of numbers
+            with commas between.
+
+    Raises:
+        InputError: If the network has no such option, or the value is none of its type.
+    """
+    network = find_network(name)
+    typed: dict[str, Any] = {}
+    for option, value in options.items():
+        if (option, value) == ("size", "tiny") and network.tiny:
+            typed = {**network.tiny, **typed}
+            continue
+        parameter = network.parameters.get(option)
+        if parameter is None or option in ("num_classes", "patch"):
+            raise InputError(
+                f"--model-option {option}={value}: {name} has no such option; {_known(network)}"
+            )
+        typed[option] = _read(f"{option}={value}", value, parameter.annotation)
+    return typed
+
+
+def _known(network: Network) -> str:
+    names = sorted(network.parameters.keys() - {"num_classes", "patch"})
+    names += ["size=tiny"] if network.tiny else []
+    return f"it has {', '.join(names)}" if names else "it has none"
+
+
+def _read(text: str, value: str, annotation: Any) -> Any:  # noqa: ANN401 - whatever a network asks for
+    is_list = str(annotation).startswith("tuple")
+    try:
+        return TypeAdapter(annotation).validate_python(value.split(",") if is_list else value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise InputError(f"--model-option {text}: {reason}") from error

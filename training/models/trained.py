@@ -5,11 +5,12 @@ from pathlib import Path
 from torch import nn
 
 from cache_schema.errors import InputError
+from cache_schema.vocabulary import MODALITIES
 from training.checkpoint import load_weights
 from training.config import TrainConfig, read_config
-from training.models.initial import random_model
+from training.models.initial import patch_of, random_model
 from training.models.size import count_flops, count_parameters
-from training.models.table import SLICE_SHAPE, VARIANTS
+from training.models.table import SLICE_SHAPE
 
 
 def trained_model(run: Path, config: TrainConfig) -> tuple[nn.Module, int]:
@@ -29,13 +30,13 @@ def trained_model(run: Path, config: TrainConfig) -> tuple[nn.Module, int]:
 
 
 def network_size(run: Path) -> tuple[int, int]:
-    """Count the parameters of a run's network, and the FLOPs of one forward pass.
+    """Count the parameters of a run's network, and the FLOPs of one forward pass: of a slice or a patch.
 
     Raises:
         InputError: If the folder is no run.
     """
     config = read_config(run)
     model = random_model(config)
-    variants = VARIANTS.get(config.model)
-    shape = variants[0].shape if variants else SLICE_SHAPE
+    patch = patch_of(config)
+    shape = SLICE_SHAPE if patch is None else (1, len(MODALITIES), *patch)
     return count_parameters(model), count_flops(model, shape)

@@ -9,7 +9,6 @@ import jinja2
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, digest, read_manifest
 from training.config import TrainConfig
-from training.data import VolumeDataset
 from training.provenance import require_same_cache
 from training.report.charts import (
     client_charts,
@@ -38,6 +37,7 @@ from training.report.score_tables import (
 from training.report.strips import strip_charts
 from training.report.table import PageTable, duration
 from training.show import describe_leakage
+from training.volumes import VolumeDataset
 
 
 @dataclass(frozen=True)

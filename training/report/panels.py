@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from cache_schema.vocabulary import LABELS
-from training.data import CaseVolume, VolumeDataset
 from training.device import choose_device
+from training.models.initial import patch_of
 from training.models.trained import trained_model
 from training.predict import predict_labels
 from training.report.picture import LABEL_COLOURS, Picture, data_uri
 from training.report.record import RunRecord
 from training.scores import CaseScore
+from training.volumes import CaseVolume, VolumeDataset
 
 CHANNELS: Final = {"FLAIR": 3, "T1CE": 1}
 UNDERLAYS: Final = {"NEC": "T1CE", "ED": "FLAIR", "ET": "T1CE"}
@@ -75,13 +76,16 @@ def _predict(
     """Segment a slice by the rules by which the run was scored."""
     assert run.scored is not None  # noqa: S101
     evaluation = run.scored.evaluation
-    # A rule about the enhancing voxels of a case needs all of its slices.
-    start, stop = (0, len(volume.z)) if evaluation.postprocess_et else (index, index + 1)
+    patch = patch_of(run.config)
+    # A network of volumes needs all slices of a case, and so does a rule about its enhancing voxels.
+    is_whole = patch is not None or evaluation.postprocess_et > 0
+    start, stop = (0, len(volume.z)) if is_whole else (index, index + 1)
     labels = predict_labels(
         model,
         volume.image[start:stop],
         run.config.target,
         batch_size=run.config.batch_size,
+        patch=patch,
         tta=evaluation.tta,
         postprocess_et=evaluation.postprocess_et,
     )

@@ -13,8 +13,13 @@ from training.fairness import CLIENTS_PREFIX
 from training.models.trained import network_size
 from training.provenance import read_provenance
 from training.runlog import RoundRecord, read_events, rounds_of
-from training.score_files import EVALUATION_NAME, UNTRAINED_NAME, read_evaluation, read_scores
-from training.scores import CaseScore, Evaluation, Summary
+from training.score_files import (
+    EVALUATION_NAME,
+    UNTRAINED_NAME,
+    load_evaluation,
+    read_evaluation,
+)
+from training.scores import Evaluation, Summary
 
 
 @dataclass(frozen=True)
@@ -117,20 +122,12 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 def _scored(run: Path, name: str, manifest: Manifest) -> Scored | None:
     """Read scores on this cache's test set; those on another are none."""
-    document, scores = read_evaluation(run, name), read_scores(run, name)
-    if document is None or not scores or document["manifest"] != digest(manifest):
+    document, evaluation = read_evaluation(run, name), load_evaluation(run, manifest, name)
+    if document is None or evaluation is None:
         return None
     groups = {name: document["summary"].get(name) for name in (*COHORTS, "all")}
     summary = {name: group for name, group in groups.items() if group is not None}
-    return Scored(_evaluation(document, scores, manifest), summary)
-
-
-def _evaluation(
-    document: dict[str, Any], scores: tuple[CaseScore, ...], manifest: Manifest
-) -> Evaluation:
-    rules = {key: document[key] for key in ("convention", "manifest", "round")}
-    extras = {key: document[key] for key in ("tta", "postprocess_et")}
-    return Evaluation(scores=scores, leakage=manifest.leakage, **rules, **extras)
+    return Scored(evaluation, summary)
 
 
 def _is_alike(scored: Scored, untrained: Scored) -> bool:

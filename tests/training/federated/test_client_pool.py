@@ -21,7 +21,7 @@ from training.federated.client_pool import ClientPool
 from training.federated.engine import run_federation
 from training.federated.strategies.fedavg import FedAvg
 from training.federated.work import Order, Reply
-from training.models.registry import MODELS
+from training.models.registry import MODELS, Network
 from training.provenance import read_provenance
 from training.runlog import read_rounds
 
@@ -32,7 +32,7 @@ class TinyWorkplace(Workplace):
     """Knows the tests' network in other processes too."""
 
     def open(self, device):
-        MODELS["tiny"] = TinyNet
+        MODELS["tiny"] = Network(TinyNet)
         return super().open(device)
 
 

@@ -114,11 +114,11 @@ def test_steps_of_whole_passes_are_the_same_bits_as_epochs(
     small_cache, tiny_config, tmp_path, observer
 ):
     dataset = SliceDataset(small_cache)
-    per_epoch = {math.ceil(dataset.count_slices((client,)) / 16) for client in (0, 1)}
+    per_epoch = {math.ceil(dataset.count((client,)) / 16) for client in (0, 1)}
     batch = 16
     while len(per_epoch) > 1:  # of a size that gives both clients as many batches
         batch *= 2
-        per_epoch = {math.ceil(dataset.count_slices((client,)) / batch) for client in (0, 1)}
+        per_epoch = {math.ceil(dataset.count((client,)) / batch) for client in (0, 1)}
     config = configured(tiny_config, batch_size=batch, local_epochs=2)
     run_federation(config, small_cache, tmp_path / "epochs", observer)
     steps = configured(config, local_epochs=7, local_steps=2 * per_epoch.pop())

@@ -11,6 +11,7 @@ from training.models.table import (
     Published,
     Variant,
     measure_models,
+    remarks,
     size_table,
     write_sizes,
 )
@@ -18,10 +19,11 @@ from training.models.table import (
 SIZES = (
     MeasuredSize(
         Variant("flat", published=Published(2.0, 50.0, "a table")),
+        shape=(1, 4, 224, 224),
         parameters=2_100_000,
         flops=40_000_000_000,
     ),
-    MeasuredSize(Variant("deep", shape=(1, 4, 6, 5, 3)), parameters=30_000, flops=70_000_000),
+    MeasuredSize(Variant("deep"), shape=(1, 4, 6, 5, 3), parameters=30_000, flops=70_000_000),
 )
 
 
@@ -45,6 +47,18 @@ def test_every_network_is_measured_unless_some_are_named(monkeypatch):
         monkeypatch.delitem(MODELS, name)
     monkeypatch.setitem(MODELS, "another", MODELS["tiny"])
     assert [size.variant.label for size in measure_models()] == ["tiny", "another"]
+
+
+def test_rows_that_quote_another_variant_are_flagged():
+    sizes = measure_models(["nnformer", "transbts"])
+    tumour, synapse, transbts = sizes
+    assert (tumour.variant.published, synapse.variant.published.parameters_m) == (None, 149.68)
+    assert abs(synapse.differences()[0]) < 0.5
+    assert synapse.shape == (1, 4, 64, 128, 128)
+    lines = remarks(sizes)
+    assert [line.split(":")[0] for line in lines] == ["nnformer", "nnformer, Synapse", "transbts"]
+    assert "abdominal CT" in lines[1]
+    assert transbts.parameters + 264_544 == pytest.approx(32.99e6, rel=1e-3)
 
 
 def test_an_unknown_network_is_refused():

@@ -1,0 +1,72 @@
+"""What training a run took: time and memory."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from training.runlog import read_rounds
+
+COST_NAME: Final = "cost.json"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training took.
+
+    Attributes:
+        device: Its kind.
+        steps: Optimiser steps.
+        seconds: Over all rounds; reading and saving included, compiling in the first one too.
+        peak_bytes: On a GPU the most that tensors took there, else the most that the process took, with
+            everything in it; None where the system does not tell.
+    """
+
+    device: str
+    steps: int
+    seconds: float
+    peak_bytes: int | None
+
+
+def measured_cost(run: Path, device: torch.device) -> Cost:
+    """Tell what a run took that has been trained in this process, and in earlier ones if it was resumed.
+
+    An earlier peak is known if the run was trained to its end then.
+    """
+    rounds = read_rounds(run)
+    earlier = read_cost(run)
+    peaks = [peak_bytes(device), None if earlier is None else earlier.peak_bytes]
+    return Cost(
+        device.type,
+        sum(client.num_steps for record in rounds for client in record.clients),
+        sum(record.seconds for record in rounds),
+        max((peak for peak in peaks if peak is not None), default=None),
+    )
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """Read the most memory that this process has taken, on a GPU or in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    # `getrusage` would count the parent's memory too, from before this process became one of its own.
+    lines = status.read_text(encoding="utf-8").splitlines()
+    peak = next(line for line in lines if line.startswith("VmHWM"))
+    return int(peak.split()[1]) * 1024
+
+
+def write_cost(run: Path, cost: Cost) -> None:
+    """Save what a run took beside it."""
+    (run / COST_NAME).write_text(json.dumps(asdict(cost)) + "\n", encoding="utf-8")
+
+
+def read_cost(run: Path) -> Cost | None:
+    """Read what a run took; None if nobody has measured it."""
+    path = run / COST_NAME
+    if not path.exists():
+        return None
+    return Cost(**json.loads(path.read_text(encoding="utf-8")))
