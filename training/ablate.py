@@ -16,8 +16,7 @@ from training.evaluate import evaluate
 from training.federated.engine import run_federation
 from training.metrics import DEFAULT_CONVENTION
 from training.runlog import Observer
-from training.score_files import write_evaluation
-from training.scores import Evaluation
+from training.score_files import saved_means, write_evaluation
 from training.series import finished_evaluation, is_begun, refuse_another_run, require_test_cases
 from training.show import describe_leakage
 from training.statistics import (
@@ -126,11 +125,11 @@ def ablate(config: TrainConfig, cache: Path, run: Path, observer: AblationObserv
     means: dict[str, Means] = {}
     for name, row_config in settings.items():
         folder = run / name
-        finished = finished_evaluation(folder, row_config, manifest)
-        observer.row_started(name, is_finished=finished is not None)
-        if finished is None:
-            finished = _finish(folder, row_config, cache, observer)
-        means[name] = finished.means()
+        is_finished = finished_evaluation(folder, row_config, manifest) is not None
+        observer.row_started(name, is_finished=is_finished)
+        if not is_finished:
+            _finish(folder, row_config, cache, observer)
+        means[name] = saved_means(folder)
     return Ablation(config, means, manifest.leakage, digest(manifest))
 
 
@@ -140,14 +139,11 @@ def _settings(config: TrainConfig, row: Row) -> TrainConfig:
     )
 
 
-def _finish(
-    folder: Path, config: TrainConfig, cache: Path, observer: AblationObserver
-) -> Evaluation:
+def _finish(folder: Path, config: TrainConfig, cache: Path, observer: AblationObserver) -> None:
     """Do what is left of a row: the rounds that it lacks, if any, and its scores."""
     run_federation(config, cache, folder, observer, resume=is_begun(folder))
     evaluation = evaluate(folder, cache, device=config.device, on_case=observer.case_done)
     write_evaluation(folder, evaluation)
-    return evaluation
 
 
 def ablation_statistics(ablation: Ablation) -> dict[str, dict[str, dict[str, Any]]]:

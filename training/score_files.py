@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, digest
 from cache_schema.vocabulary import REGIONS
 from training.metrics import METRICS
@@ -107,6 +108,18 @@ def read_summary(run: Path, name: str) -> Summary | None:
     """Read the summary of scores that `write_evaluation` saved, or None if there is none."""
     document = read_evaluation(run, name)
     return None if document is None else document["summary"]
+
+
+def saved_means(run: Path) -> dict[str, dict[str, float]]:
+    """Read the mean Dice that `write_evaluation` saved of a run, by test set and region.
+
+    Raises:
+        InputError: If there is none.
+    """
+    document = read_evaluation(run)
+    if document is None:
+        raise InputError(f"{run} has no scores; `train eval` makes them")
+    return summary_means(document["summary"])
 
 
 def untrained_means(run: Path, evaluation: Evaluation) -> dict[str, dict[str, float]] | None:

@@ -80,7 +80,9 @@ def test_every_test_case_is_scored_against_its_own_truth(small_cache, tiny_run, 
     assert told == [(name, len(expected)) for name in expected]
     assert (result.round, result.tta, result.postprocess_et) == (2, True, 9)
     assert result.leakage == read_manifest(small_cache).leakage
-    assert asked == [{"batch_size": 3, "tta": True, "postprocess_et": 9}] * len(expected)
+    assert asked == [{"batch_size": 3, "patch": None, "tta": True, "postprocess_et": 9}] * len(
+        expected
+    )
 
 
 def test_the_trained_and_the_untrained_network_are_not_the_same(small_cache, tiny_run):

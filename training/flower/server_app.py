@@ -89,7 +89,7 @@ def read_settings(options: Options) -> TrainConfig:
         settings[name] = None if value == "" else value
     for name in ("model", "strategy"):
         texts = str(options[f"{name}-options"]).split()
-        settings[f"{name}_options"] = named_values(f"{name}-options", texts)
+        settings[f"{name}_options"] = named_values(f"--{name}-option", texts)
     return make_config(**settings)
 
 
