@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import MODALITIES
 from training.models.logits import Logits
+from training.models.patch import refuse, require_size
 
 NUM_MODALITIES: Final = len(MODALITIES)
 
@@ -63,13 +64,9 @@ class MonaiNetwork(nn.Module):
             image: Modalities in the order of `MODALITIES`, each z-scored.
 
         Raises:
-            ValueError: If the image has another size. UNETR would take one with its axes turned for
-                the one that it was built for.
+            ValueError: If the image has another size.
         """
-        if image.shape[2:] != self.patch:
-            raise ValueError(
-                f"images of {tuple(image.shape[2:])}: made for patches of {self.patch}"
-            )
+        require_size(image, self.patch)
         return Logits(final=self.network(image))
 
 
@@ -239,10 +236,7 @@ def _check_patch(model: str, patch: tuple[int, int, int], *, stride: int, fewest
     coarsest = math.prod(side // stride for side in patch)
     if any(side % stride for side in patch) or coarsest < fewest:
         larger = f", at least one of them {fewest * stride} or more" if fewest > 1 else ""
-        raise InputError(
-            f"--crop/--depth: {model} cannot take patches of {' x '.join(map(str, patch))}; "
-            f"give multiples of {stride}{larger}"
-        )
+        raise refuse(model, patch, f"multiples of {stride}{larger}")
 
 
 def _build(model: str, class_name: str, **options: Any) -> Any:  # noqa: ANN401 - MONAI's own class

@@ -19,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cache_schema.errors import InputError
 from cache_schema.vocabulary import MODALITIES
 from training.models.logits import Logits
+from training.models.patch import refuse, require_size
 
 TINY: Final[dict[str, Any]] = {
     "channels": (4, 8, 8, 16),
@@ -347,8 +347,7 @@ class TransBTS(nn.Module):
         Raises:
             ValueError: If the windows are not of the size that the network was built for.
         """
-        if image.shape[2:] != self.patch:
-            raise ValueError(f"windows of {tuple(image.shape[2:])}: built for {self.patch}")
+        require_size(image, self.patch)
         *skips, deepest = self.encoder(image)
         decoded = self.bottleneck(deepest)
         for stage, skip in zip(self.decoder, reversed(skips), strict=True):
@@ -357,16 +356,6 @@ class TransBTS(nn.Module):
 
 
 def check_patch(patch: tuple[int, int, int]) -> None:
-    """Refuse windows that cannot be halved three times.
-
-    Raises:
-        InputError: With the next larger window that can; give that one.
-    """
-    usable = tuple(max(SMALLEST_SIDE, STRIDE * math.ceil(side / STRIDE)) for side in patch)
-    if usable != patch:
-        depth, height, width = usable
-        raise InputError(
-            f"--crop/--depth: transbts takes windows (depth x height x width) with sides that are "
-            f"multiples of {STRIDE}, {SMALLEST_SIDE} or more, not {' x '.join(map(str, patch))}; "
-            f"give --depth {depth} and --crop {height} x {width}"
-        )
+    """Refuse patches that cannot be halved three times."""
+    if any(side % STRIDE or side < SMALLEST_SIDE for side in patch):
+        raise refuse("transbts", patch, f"multiples of {STRIDE}, {SMALLEST_SIDE} or more")

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cache_schema.errors import InputError
 from cache_schema.vocabulary import MODALITIES
 from training.models.logits import Logits
+from training.models.patch import refuse, require_size
 
 NUM_MODALITIES: Final = len(MODALITIES)
 
@@ -94,10 +94,7 @@ class UNETRPP(nn.Module):
         Raises:
             ValueError: If the image has another size; embeddings and projections are of the patch.
         """
-        if image.shape[2:] != self.patch:
-            raise ValueError(
-                f"images of {tuple(image.shape[2:])}: made for patches of {self.patch}"
-            )
+        require_size(image, self.patch)
         decoded = self.decoder(self.encoder(image))
         final = self.final(self.refine(self.upsample(decoded[-1]) + self.full_size(image)))
         if not self.training:
@@ -135,9 +132,10 @@ def plan_levels(
     strides = [STEM_STRIDE * 2**level for level in range(len(channels))]
     coarsest = strides[-1]
     if any(side % coarsest for side in patch) or math.prod(patch) < 2 * coarsest**3:
-        raise InputError(
-            f"--crop/--depth: unetrpp cannot take patches of {'x'.join(map(str, patch))}; "
-            f"give multiples of {coarsest}, at least one of them {2 * coarsest} or more"
+        raise refuse(
+            "unetrpp",
+            patch,
+            f"multiples of {coarsest}, at least one of them {2 * coarsest} or more",
         )
     return [
         Level(width, math.prod(patch) // stride**3, projection)

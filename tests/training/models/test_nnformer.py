@@ -311,10 +311,10 @@ def test_a_training_step_in_half_precision_predicts_about_the_same_and_learns():
 @pytest.mark.parametrize(
     ("options", "given", "multiple"),
     [
-        ({"patch": (48, 128, 128)}, "48x128x128", "32x32x32"),
-        ({"patch": (32, 32, 32)}, "32x32x32", "32x32x32"),
-        ({"patch": (24, 64, 64), **TINY}, "24x64x64", "16x16x16"),
-        ({"patch": (64, 80, 128), **SYNAPSE}, "64x80x128", "16x32x32"),
+        ({"patch": (48, 128, 128)}, "48 x 128 x 128", "32 x 32 x 32"),
+        ({"patch": (32, 32, 32)}, "32 x 32 x 32", "32 x 32 x 32"),
+        ({"patch": (24, 64, 64), **TINY}, "24 x 64 x 64", "16 x 16 x 16"),
+        ({"patch": (64, 80, 128), **SYNAPSE}, "64 x 80 x 128", "16 x 32 x 32"),
     ],
 )
 def test_a_patch_that_does_not_divide_is_refused_in_a_line(options, given, multiple):

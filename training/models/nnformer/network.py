@@ -6,10 +6,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cache_schema.errors import InputError
 from training.models.logits import Logits
 from training.models.nnformer.stages import Decoder, Encoder, Level
-from training.models.nnformer.windows import Size, Windows
+from training.models.nnformer.windows import Windows
+from training.models.patch import Size, refuse, require_size, spell
 
 NUM_LEVELS: Final = 4
 
@@ -101,8 +101,7 @@ class NnFormer(nn.Module):
         Raises:
             ValueError: If the volumes are not of the size that the network was built for.
         """
-        if image.shape[2:] != self.patch:
-            raise ValueError(f"volumes of {tuple(image.shape[2:])}: built for {self.patch}")
+        require_size(image, self.patch)
         *coarse, finest = (maps.movedim(-1, 1) for maps in self.decoder(self.encoder(image)))
         final = self.final(finest)
         if not (self.training and self.auxiliary):
@@ -119,9 +118,8 @@ def refuse_patch(patch: Size, embedding: Size) -> None:
     strides = [side * 2 ** (NUM_LEVELS - 1) for side in embedding]
     cuts = [divmod(side, stride) for side, stride in zip(patch, strides, strict=True)]
     if any(rest for _, rest in cuts) or max(count for count, _ in cuts) < 2:
-        raise InputError(
-            f"--crop/--depth: nnformer cannot take patches of {times(patch)}; give multiples of "
-            f"{times(strides)}, at least one side twice as long"
+        raise refuse(
+            "nnformer", patch, f"multiples of {spell(strides)}, at least one side twice as long"
         )
 
 
@@ -136,8 +134,3 @@ def plan_levels(patch: Size, width: int, embedding: Size) -> list[Level]:
         window = LOCAL_WINDOW if level < NUM_LOCAL else size
         levels.append(Level(width * 2**level, Windows(size, window)))
     return levels
-
-
-def times(sides: Size | list[int]) -> str:
-    """Write a size as it is read aloud: 32x32x32."""
-    return "x".join(map(str, sides))

@@ -10,7 +10,8 @@ from torchvision.ops import StochasticDepth  # type: ignore[import-untyped]
 
 from cache_schema.vocabulary import MODALITIES
 from training.models.nnformer.attention import SkipAttention, VolumeAttention
-from training.models.nnformer.windows import Size, Windows
+from training.models.nnformer.windows import Windows
+from training.models.patch import Size
 
 NUM_BLOCKS: Final = 2
 """Transformer blocks of a stage; in the second, the windows are shifted."""

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Size = tuple[int, int, int]
-"""Depth, height and width."""
+from training.models.patch import Size
 
 
 @dataclass(frozen=True)
