@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 from uuid import uuid4
 
-from distributed import Client, KilledWorker, as_completed, get_worker
+from distributed import Client, KilledWorker, get_worker, wait
 
 from cache_schema.errors import InputError
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
@@ -28,6 +28,11 @@ from pipeline.shard_task import ShardOutcome, make_shard
 
 MAX_FAILURES: Final = 3
 """How often a shard is tried again after its workers died without a single case to blame."""
+
+CHECK_S: Final = 5.0
+"""How often it is looked whether there are workers while nothing is finished."""
+WITHOUT_WORKERS_S: Final = 120.0
+"""After that nobody will start one again; a worker that died is back in seconds."""
 
 
 @runtime_checkable
@@ -153,8 +158,8 @@ def _make_shards(
     futures = {submit(s): s for s in sorted(plan.shards, key=lambda shard: -len(shard.cases))}
     outcomes: list[ShardOutcome] = []
     failures: Counter[str] = Counter()
-    queue = as_completed(futures)
-    for future in queue:
+    while futures:
+        future = _next_finished(client, futures)
         shard = futures.pop(future)
         if future.exception() is None:
             outcomes.append(future.result())
@@ -171,10 +176,29 @@ def _make_shards(
         outcomes.append(ShardOutcome(None, (), culprits, reused=False))
         _log_outcome(journal, shard, outcomes[-1])
         if rest.cases:
-            again = submit(rest)
-            futures[again] = rest
-            queue.add(again)
+            futures[submit(rest)] = rest
     return outcomes
+
+
+def _next_finished(client: Client, futures: Mapping[Any, ShardPlan]) -> Any:  # noqa: ANN401
+    """Wait for one of some tasks.
+
+    Raises:
+        InputError: If all workers are gone and none comes back: Dask would wait for ever.
+    """
+    without_workers_s = 0.0
+    while without_workers_s < WITHOUT_WORKERS_S:
+        try:
+            finished = wait(list(futures), timeout=CHECK_S, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            has_workers = bool(client.scheduler_info(n_workers=-1)["workers"])
+            without_workers_s = 0.0 if has_workers else without_workers_s + CHECK_S
+        else:
+            return next(future for future in futures if future in finished)
+    raise InputError(
+        f"no worker has been there for {WITHOUT_WORKERS_S:.0f} s; give the same command again, it goes on "
+        "from what is finished"
+    )
 
 
 def _log_outcome(journal: Journal, shard: ShardPlan, outcome: ShardOutcome) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -335,6 +335,24 @@ def test_a_worker_that_dies_after_its_shards_were_told_of_has_none_made_again(
         preparation.result(DEADLINE_S)
     assert {path: path.stat().st_mtime_ns for path in others} == written
     assert verify_cache(cache, deep=True) == []
+
+
+def test_without_workers_a_preparation_ends_with_a_line_and_goes_on_when_there_are_some(
+    small_plan, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pipeline.run.CHECK_S", 0.2)
+    monkeypatch.setattr("pipeline.run.WITHOUT_WORKERS_S", 1.0)
+    cluster = LocalCluster(
+        n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    )
+    with cluster, Client(cluster.scheduler_address) as client:
+        monkeypatch.setattr("pipeline.run.connect", lambda *_: nullcontext(client))
+        with pytest.raises(InputError, match=r"no worker has been there for 1 s; .*same command"):
+            run_plan(small_plan, tmp_path, Listener())
+        cluster.scale(1)
+        client.wait_for_workers(1, timeout=DEADLINE_S)
+        run_plan(small_plan, tmp_path, Listener())
+    assert verify_cache(tmp_path, deep=True) == []
 
 
 @contextmanager
