@@ -36,7 +36,7 @@ def composition_charts(manifest: Manifest) -> list[Picture]:
     def draw_grades(axes: Axes) -> None:
         draw_stack(axes, numbers, grades, GRADE_COLOURS, "client")
         axes.set_ylabel("training cases")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
     def draw_volumes(axes: Axes) -> None:
         draw_stack(axes, numbers, volumes, LABEL_COLOURS, "client")

@@ -89,7 +89,7 @@ def draw_stack(
         below += values
     axes.set_ylim(0, 1.25 * max(below.max(initial=0.0), 1e-9))  # room for the legend
     axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(frameon=False, ncols=len(heights), loc="upper right", fontsize=8)
 
 
@@ -132,4 +132,4 @@ def label_axes(axes: Axes, x: str, y: str) -> None:
     """Name both axes of a chart whose x are whole numbers."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

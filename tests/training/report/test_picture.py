@@ -5,7 +5,7 @@ import base64
 import pytest
 from matplotlib.figure import Figure
 
-from training.report.picture import chart, draw_lines, draw_stack
+from training.report.picture import chart, draw_lines, draw_stack, label_axes
 
 
 def axes():
@@ -43,3 +43,11 @@ def test_a_line_without_points_is_left_out():
     drawn = axes()
     draw_lines({"begun": [], "done": [(1, 0.5)]}, "loss")(drawn)
     assert [line.get_label() for line in drawn.lines] == ["done"]
+
+
+def test_a_run_of_one_round_has_a_whole_number_on_its_axis():
+    drawn = axes()
+    drawn.plot([1], [0.5], marker=".")
+    label_axes(drawn, "round", "loss")
+    low, high = drawn.get_xlim()
+    assert [tick for tick in drawn.get_xticks() if low <= tick <= high] == [1.0]
