@@ -31,7 +31,7 @@ def write_labels(
         InputError: If it cannot be written.
     """
     title = "labels " + ", ".join(f"{value} {name}" for name, value in LABELS.items())
-    _write(path, case, restore_volume(case, labels), title)
+    _write(path, case, restore_volume(labels, case.z, case.shape), title)
 
 
 def write_probabilities(
@@ -53,7 +53,7 @@ def write_probabilities(
         InputError: If it cannot be written.
     """
     title = f"probabilities {', '.join(planes)}"
-    _write(path, case, restore_volume(case, probability), title)
+    _write(path, case, restore_volume(probability, case.z, case.shape), title)
 
 
 def _write(

@@ -30,12 +30,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float64, Integer, Shaped, UInt8
+from jaxtyping import Float64, Shaped, UInt8
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import CaseRecord, Manifest, digest, read_manifest
 from cache_schema.shard import TEST_CLIENT, CaseEntry, ShardReader
 from cache_schema.vocabulary import LABELS, MODALITIES, REGIONS
+from pipeline.raw_case import restore_volume
 from pipeline.volume import encode_nifti
 
 CLASSES: Final[dict[str, int]] = {name: n for n, name in enumerate(LABELS, start=1)}
@@ -246,9 +247,9 @@ def _write_case(
     z, images = reader.column("z")[rows], reader.images(rows)
     for channel, path in enumerate(channels):
         slices = images[:, channel].astype(np.float32)
-        _write_volume(path, restore_grid(slices, z, entry.shape), entry.affine)
+        _write_volume(path, restore_volume(slices, z, entry.shape), entry.affine)
     classes = _CLASS_OF[reader.labels(rows)]
-    _write_volume(label, restore_grid(classes, z, entry.shape), entry.affine)
+    _write_volume(label, restore_volume(classes, z, entry.shape), entry.affine)
 
 
 def _make_lookup() -> UInt8[np.ndarray, "256"]:
@@ -259,29 +260,6 @@ def _make_lookup() -> UInt8[np.ndarray, "256"]:
 
 _CLASS_OF: Final = _make_lookup()
 """By BraTS value."""
-
-
-def restore_grid(
-    slices: Shaped[np.ndarray, "slice height width"],
-    z: Integer[np.ndarray, " slice"],
-    shape: tuple[int, int, int],
-) -> Shaped[np.ndarray, "i j k"]:
-    """Put the kept slices of a case back into the source's grid, 0 where there was nothing.
-
-    What planes were padded with, where a cache has larger ones than the case, is cut off.
-
-    Args:
-        slices: Of one modality, or of labels.
-        z: Index k of each slice in the source.
-        shape: The source's size (i, j, k).
-
-    Returns:
-        The volume, in memory as NIfTI orders it: i fastest.
-    """
-    i, j, k = shape
-    axial = np.zeros((k, j, i), slices.dtype)
-    axial[z] = slices[:, :i, :j].transpose(0, 2, 1)
-    return axial.T
 
 
 def _write_volume(

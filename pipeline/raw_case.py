@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float16, Int, Shaped
+from jaxtyping import Float16, Int, Integer, Shaped
 
 from cache_schema.errors import InputError
 from cache_schema.preprocessing import PreprocessingRecord
@@ -110,15 +110,23 @@ def _check_served(volume: Volume, settings: Preprocessing) -> None:
 
 
 def restore_volume(
-    case: RawCase, slices: Shaped[np.ndarray, "slice *plane height width"]
+    slices: Shaped[np.ndarray, "slice *plane height width"],
+    z: Integer[np.ndarray, " slice"],
+    shape: tuple[int, int, int],
 ) -> Shaped[np.ndarray, "i j k *plane"]:
-    """Put what was predicted for the slices back into the source's grid, 0 where no brain is.
+    """Put the kept slices of a case back into the source's grid, 0 where there was no brain.
+
+    What planes were padded with, where they are larger than the case's, is cut off.
 
     Args:
-        case: Whose slices they are.
-        slices: Labels, or several planes for each slice, which become the last axis.
+        slices: Of one kind, such as labels, or of several, which become the last axis.
+        z: Index k of each slice in the source.
+        shape: The source's size (i, j, k).
+
+    Returns:
+        The volume, in memory as NIfTI orders it: i fastest.
     """
-    i, j, k = case.shape
-    volume = np.zeros((i, j, k, *slices.shape[1:-2]), slices.dtype)
-    volume[:, :, case.z] = np.moveaxis(slices[..., :i, :j], (-2, -1), (0, 1))
-    return volume
+    i, j, k = shape
+    volume = np.zeros((*slices.shape[1:-2], k, j, i), slices.dtype)
+    volume[..., z, :, :] = np.moveaxis(slices, 0, -3)[..., :i, :j].swapaxes(-1, -2)
+    return np.moveaxis(volume, (-1, -2, -3), (0, 1, 2))
