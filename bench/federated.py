@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from bench.cases import Workbench
-from bench.process import own_bytes
 from bench.timing import in_turn, ratio, seconds
 from training.config import TrainConfig
 from training.federated.aggregate import Server, State, Update, copy_state
 from training.federated.strategies.registry import make_strategy
 from training.models.initial import random_model
+from training.process import own_bytes
 
 NUM_CLIENTS: Final = 20
 """In the paper."""

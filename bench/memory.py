@@ -7,11 +7,11 @@ from typing import Final
 from bench.cases import MANY_PATIENTS, Workbench, usable_cases
 from bench.cluster import local_cluster
 from bench.prep import ignore
-from bench.process import own_bytes
 from pipeline.case import Preprocessing
 from pipeline.cohorts import Case
 from pipeline.plan import ShardPlan
 from pipeline.shard_task import make_shard
+from training.process import own_bytes
 
 REPEATS: Final = 3
 FEW, MANY = 4, 40

@@ -18,7 +18,6 @@ from typing import Final
 import numpy as np
 
 from bench.cases import Workbench
-from bench.process import own_bytes
 from bench.simulation import simulate
 from bench.timing import ratio
 from cache_schema.vocabulary import REGIONS
@@ -29,6 +28,7 @@ from training.federated.engine import Federation
 from training.federated.strategies.registry import make_strategy
 from training.federated.work import Order, Reply
 from training.models.initial import random_model
+from training.process import own_bytes
 from training.runlog import Observer, RoundRecord, Silent
 
 NUM_CLIENTS: Final = 20

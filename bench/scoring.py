@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from bench.cases import MANY_PATIENTS, Workbench
 from bench.cluster import Silence, local_cluster
-from bench.process import own_bytes
 from cache_schema.manifest import read_manifest
 from cache_schema.vocabulary import LABELS, MODALITIES
 from pipeline.plan import make_plan
@@ -27,6 +26,7 @@ from training.evaluate import evaluate_dataset
 from training.metrics import DEFAULT_CONVENTION
 from training.models.logits import SCALE_RATIOS, Logits
 from training.models.registry import MODELS, Network
+from training.process import own_bytes
 from training.provenance import write_provenance
 from training.scores import Scoring
 from training.volumes import VolumeDataset

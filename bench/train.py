@@ -27,7 +27,6 @@ from bench.cases import Workbench, sources
 from bench.naive import NaiveTraining
 from bench.ours import OurTraining, from_shards, in_memory, load, make_cache
 from bench.prep import prepare_anew
-from bench.process import own_bytes
 from bench.timing import in_turn, ratio, seconds
 from cache_schema.shard import ShardReader
 from pipeline.quality import BRATS_SHAPE
@@ -36,6 +35,7 @@ from training.data import Slice, SliceDataset
 from training.device import choose_device, choose_precision
 from training.models.initial import random_model
 from training.models.size import count_flops
+from training.process import own_bytes
 
 PEAK_TFLOPS: Final = {
     "NVIDIA A100-SXM4-40GB": 312,

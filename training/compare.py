@@ -21,6 +21,7 @@ from training.contestants import Budget, Contestant, divide
 from training.cost import Cost, measured_cost, read_cost, write_cost
 from training.device import choose_device
 from training.evaluate import evaluate
+from training.fit import CHECK_EVERY
 from training.models.initial import random_model
 from training.models.registry import find_network
 from training.models.trained import network_size
@@ -36,9 +37,10 @@ from training.series import (
 from training.show import ScoredRun, describe_leakage
 
 COMPARISON_NAME: Final = "comparison.json"
-TRIAL_STEPS: Final = {"cuda": 48}
-"""Steps by which the time of one is measured; on a GPU losses come in groups of 16."""
-OTHER_TRIAL_STEPS: Final = 5
+TRIAL_STEPS: Final = 5
+"""Steps by which the time of one is measured on a CPU."""
+TRIAL_GROUPS: Final = 3
+"""On an accelerator, groups of steps whose losses are told together."""
 
 
 @dataclass(frozen=True)
@@ -196,21 +198,13 @@ def do(job: Job) -> None:
     Raises:
         InputError: If the run cannot be used, or the device has too little memory.
     """
-    run, config = job.out / job.contestant.run_name, job.config
-    device = choose_device(config.device)
-    resumes = is_begun(run)
+    run, device = job.out / job.contestant.run_name, job.config.device
     try:
-        if job.budget.minutes is not None and not resumes:
-            per_step = seconds_per_step(
-                config, job.cache, TRIAL_STEPS.get(device.type, OTHER_TRIAL_STEPS)
-            )
-            steps = max(1, math.floor(60 * job.budget.minutes / per_step))
-            config = config.model_copy(update=divide(steps))
-        run_central(config, job.cache, run, Silent(), resume=resumes)
-        write_cost(run, measured_cost(run, device))
+        if read_cost(run) is None:
+            _train(job, run)
         scoring = Scoring(tta=job.contestant.tta)
         evaluation = evaluate(
-            run, job.cache, scoring=scoring, device=config.device, on_case=lambda *_: None
+            run, job.cache, scoring=scoring, device=device, on_case=lambda *_: None
         )
     except (MemoryError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
@@ -218,6 +212,18 @@ def do(job: Job) -> None:
     scores = job.out / job.contestant.name
     scores.mkdir(parents=True, exist_ok=True)
     write_evaluation(scores, evaluation)
+
+
+def _train(job: Job, run: Path) -> None:
+    """Train a network to its end, and write beside it what that took."""
+    config, device, resumes = job.config, choose_device(job.config.device), is_begun(run)
+    if job.budget.minutes is not None and not resumes:
+        trial = TRIAL_STEPS if device.type == "cpu" else TRIAL_GROUPS * CHECK_EVERY
+        per_step = seconds_per_step(config, job.cache, trial)
+        steps = max(1, math.floor(60 * job.budget.minutes / per_step))
+        config = config.model_copy(update=divide(steps))
+    run_central(config, job.cache, run, Silent(), resume=resumes)
+    write_cost(run, measured_cost(run, device))
 
 
 class _Clock(Silent):

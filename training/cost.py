@@ -7,6 +7,7 @@ from typing import Final
 
 import torch
 
+from training.process import STATUS, own_bytes
 from training.runlog import read_rounds
 
 COST_NAME: Final = "cost.json"
@@ -31,18 +32,16 @@ class Cost:
 
 
 def measured_cost(run: Path, device: torch.device) -> Cost:
-    """Tell what a run took that has been trained in this process, and in earlier ones if it was resumed.
+    """Tell what a run took whose training this process has just finished.
 
-    An earlier peak is known if the run was trained to its end then.
+    Steps and seconds are of the whole run; where it was resumed, the peak is that of the last process.
     """
     rounds = read_rounds(run)
-    earlier = read_cost(run)
-    peaks = [peak_bytes(device), None if earlier is None else earlier.peak_bytes]
     return Cost(
         device.type,
         sum(client.num_steps for record in rounds for client in record.clients),
         sum(record.seconds for record in rounds),
-        max((peak for peak in peaks if peak is not None), default=None),
+        peak_bytes(device),
     )
 
 
@@ -50,13 +49,7 @@ def peak_bytes(device: torch.device) -> int | None:
     """Read the most memory that this process has taken, on a GPU or in all."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    # `getrusage` would count the parent's memory too, from before this process became one of its own.
-    lines = status.read_text(encoding="utf-8").splitlines()
-    peak = next(line for line in lines if line.startswith("VmHWM"))
-    return int(peak.split()[1]) * 1024
+    return own_bytes("VmHWM") if STATUS.exists() else None
 
 
 def write_cost(run: Path, cost: Cost) -> None:

@@ -116,7 +116,8 @@ class SliceDataset(Dataset[Slice]):
         for client in chosen:
             for path in manifest.client_shards(client):
                 reader = open_training_shard(cache / path)
-                shows = _shows_tumour(reader)
+                with reader:
+                    shows = shows_tumour(reader)
                 kept = np.flatnonzero(shows) if slices == "tumour" else np.arange(len(shows))
                 index = np.empty((len(kept), 3), np.int64)
                 index[:, 0] = client if known_as is None else known_as
@@ -167,9 +168,9 @@ def open_training_shard(path: Path) -> ShardReader:
     return reader
 
 
-def _shows_tumour(reader: ShardReader) -> Bool[np.ndarray, " slice"]:
-    with reader:
-        return np.asarray(reader.column("label_voxels").any(axis=1))
+def shows_tumour(reader: ShardReader) -> Bool[np.ndarray, " slice"]:
+    """Tell of every slice of a shard whether it holds a label."""
+    return np.asarray(reader.column("label_voxels").any(axis=1))
 
 
 class Pass(NamedTuple):

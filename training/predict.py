@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cache_schema.vocabulary import LABELS
+from training.models.patch import Size
 from training.targets import Target, decode_prediction
 from training.windows import slide
 
 STRIDE = 32
 """Sides of slices are padded to multiples of this, 240 to 256; the network's smallest feature."""
-
-Patch = tuple[int, int, int]
-"""Slices, rows and columns."""
 
 
 def flips_of(num_axes: int) -> tuple[tuple[int, ...], ...]:
@@ -33,7 +31,7 @@ def predict_labels(
     target: Target,
     *,
     batch_size: int,
-    patch: Patch | None = None,
+    patch: Size | None = None,
     tta: bool = False,
     postprocess_et: int = 0,
 ) -> UInt8[np.ndarray, "slice height width"]:
@@ -64,7 +62,7 @@ def predict_probabilities(
     image: Float16[np.ndarray, "slice 4 height width"],
     *,
     batch_size: int,
-    patch: Patch | None = None,
+    patch: Size | None = None,
     tta: bool = False,
 ) -> Float32[np.ndarray, "slice 3 height width"]:
     """Compute the probability of every plane at every pixel.
@@ -113,7 +111,7 @@ def _probabilities(
     image: Float16[np.ndarray, "slice 4 height width"],
     *,
     batch_size: int,
-    patch: Patch | None,
+    patch: Size | None,
     tta: bool,
 ) -> Iterator[tuple[int, Float32[Tensor, "batch 3 height width"]]]:
     """Yield the first slice of each batch and its probabilities, on the model's device."""

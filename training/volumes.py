@@ -15,7 +15,7 @@ from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, read_manifest
 from cache_schema.shard import CaseEntry, ShardReader
 from cache_schema.vocabulary import Cohort, Split
-from training.data import Patch, open_training_shard
+from training.data import Patch, open_training_shard, shows_tumour
 from training.seeds import derive_seed
 
 Place = tuple[int, int, int]
@@ -266,7 +266,7 @@ class PatchDataset(Dataset[Patch]):
 
 def _cases_of(client: int, reader: ShardReader) -> list[_Case]:
     with reader:
-        shows = np.asarray(reader.column("label_voxels").any(axis=1))
+        shows = shows_tumour(reader)
         return [
             _Case(
                 client,

@@ -11,14 +11,11 @@ from torch import Tensor, nn
 
 from cache_schema.errors import InputError
 from training.config import TrainConfig
-from training.models.registry import build_model, find_network, read_options
+from training.models.registry import SETTINGS, build_model, find_network, read_options
 from training.models.unetmm.encoder import Encoder, load_imagenet_weights
 from training.seeds import derive_seed
 
 NUM_CLASSES: Final = 3
-
-OF_SOME_NETWORKS: Final = ("position", "position_levels", "fuse_en2")
-"""Settings of a run that are options of some networks; others keep them as they come."""
 
 
 def patch_of(config: TrainConfig) -> tuple[int, int, int] | None:
@@ -69,7 +66,7 @@ def _options(config: TrainConfig) -> dict[str, Any]:
     """Collect what a network is built with; a setting that it does not know must be as it comes."""
     known = find_network(config.model).parameters
     options = read_options(config.model, config.model_options)
-    for name in OF_SOME_NETWORKS:
+    for name in SETTINGS:
         value = getattr(config, name)
         if name in known:
             options[name] = value

@@ -13,6 +13,9 @@ from training.models import monai_networks, transbts, unetrpp
 from training.models.nnformer import network as nnformer
 from training.models.unetmm.network import UNetMM
 
+SETTINGS: Final = ("position", "position_levels", "fuse_en2")
+"""Parameters of networks that are settings of a run, with command line options of their own."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -35,6 +38,12 @@ class Network:
         kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         parameters = inspect.signature(self.build, eval_str=True).parameters
         return {name: each for name, each in parameters.items() if each.kind in kinds}
+
+    @property
+    def options(self) -> Mapping[str, inspect.Parameter]:
+        """What `--model-option` can set: parameters that nothing else decides on."""
+        decided = ("num_classes", "patch", *SETTINGS)
+        return {name: each for name, each in self.parameters.items() if name not in decided}
 
 
 MODELS: Final[dict[str, Network]] = {
@@ -96,8 +105,8 @@ def read_options(name: str, options: Mapping[str, str]) -> dict[str, Any]:
         if (option, value) == ("size", "tiny") and network.tiny:
             typed = {**network.tiny, **typed}
             continue
-        parameter = network.parameters.get(option)
-        if parameter is None or option in ("num_classes", "patch"):
+        parameter = network.options.get(option)
+        if parameter is None:
             raise InputError(
                 f"--model-option {option}={value}: {name} has no such option; {_known(network)}"
             )
@@ -106,7 +115,7 @@ def read_options(name: str, options: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _known(network: Network) -> str:
-    names = sorted(network.parameters.keys() - {"num_classes", "patch"})
+    names = sorted(network.options)
     names += ["size=tiny"] if network.tiny else []
     return f"it has {', '.join(names)}" if names else "it has none"
 

@@ -79,6 +79,13 @@ def test_an_option_that_cannot_be_is_named(option, value, message):
         read_options("options", {option: value})
 
 
+def test_what_has_an_option_of_its_own_is_no_option_of_a_network():
+    with pytest.raises(
+        InputError, match=r"position=3d: unetmm has no such option; it has dropout$"
+    ):
+        read_options("unetmm", {"position": "3d"})
+
+
 def test_a_network_of_volumes_is_built_for_the_patch_of_the_run():
     config = TrainConfig(
         model="options", crop=96, depth=64, weights="none", model_options={"size": "tiny"}
