@@ -123,9 +123,9 @@ class RemoteClients:
         online = set(self._grid.get_node_ids())
         gone = {client for client, node in self._nodes.items() if node not in online}
         if gone:
-            for node in self._strangers(online):
+            for node, name in self._ask(self._strangers(online)).items():
                 try:
-                    client = self._ask(node).client
+                    client = self._hear(name).client
                 except RemoteError as error:
                     logger.warning("node %d cannot come back: %s", node, error)
                     continue
@@ -137,9 +137,9 @@ class RemoteClients:
         return sorted(set(online) - set(self._nodes.values()))
 
     def _meet(self, nodes: Sequence[int]) -> None:
-        for node in nodes:
+        for node, name in self._ask(nodes).items():
             try:
-                introduction = self._ask(node)
+                introduction = self._hear(name)
             except RemoteError as error:
                 raise InputError(f"node {node} cannot take part: {error}") from error
             client = introduction.client
@@ -157,9 +157,22 @@ class RemoteClients:
                 introduction.num_steps,
             )
 
-    def _ask(self, node: int) -> Introduction:
+    def _ask(self, nodes: Iterable[int]) -> dict[int, str]:
+        """Ask nodes who they are, all at once: an answer takes each of them seconds.
+
+        Returns:
+            Names of the messages, by node.
+        """
         question = pack_task(self._task)
-        introduction = unpack_introduction(self._receive(self._send(node, HELLO, question)))
+        return {node: self._send(node, HELLO, question) for node in nodes}
+
+    def _hear(self, name: str) -> Introduction:
+        """Wait for what a node says of itself.
+
+        Raises:
+            RemoteError: If it cannot take part, is of another release, or no answer comes in time.
+        """
+        introduction = unpack_introduction(self._receive(name))
         if introduction.version != self._task.version:
             raise RemoteError(
                 f"client {introduction.client} runs release {introduction.version}, not "

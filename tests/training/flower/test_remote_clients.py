@@ -126,6 +126,19 @@ def test_clients_are_found_by_their_own_numbers_and_heard_in_that_order():
     assert {node: order.remembered for node, order in orders.items()} == {3: {0: 1}, 7: {}}
 
 
+def test_all_nodes_are_asked_before_one_is_waited_for():
+    grid = MemoryGrid(**{f"n{node}": [says(introduce(node))] for node in range(1, 4)})
+    asked, honest = [], grid.pull_messages
+
+    def pull_messages(names):
+        asked.append(len(grid.sent))
+        return honest(names)
+
+    grid.pull_messages = pull_messages
+    clients_of(grid).gather(3)
+    assert asked == [3, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("answers", "line"),
     [
