@@ -50,6 +50,13 @@ SETTINGS = {
     "device": "cpu",
     "loader_workers": 0,
 }
+SETTINGS_3D = SETTINGS | {
+    "model": "unetrpp",
+    "model_options": {"size": "tiny"},
+    "batch_size": 2,
+    "slices": "all",
+    "local_steps": 1,
+}
 PATIENCE_S = 240
 
 
@@ -89,13 +96,17 @@ def environment(home: Path) -> dict[str, str]:
     return kept | QUIET | own
 
 
-def run_config(**options) -> str:
-    named = {name.replace("_", "-"): value for name, value in {**SETTINGS, **options}.items()}
-    return " ".join(f"{name}={json.dumps(value)}" for name, value in named.items())
+def run_config(settings, **options) -> str:
+    named = {**settings, **options}
+    for name in {"model_options"} & named.keys():
+        named[name] = " ".join("=".join(option) for option in named[name].items())
+    return " ".join(
+        f"{name.replace('_', '-')}={json.dumps(value)}" for name, value in named.items()
+    )
 
 
-def in_one_process(cache, run, **options) -> Path:
-    engine.run_federation(TrainConfig(**{**SETTINGS, **options}), cache, run, Silent())
+def in_one_process(cache, run, settings) -> Path:
+    engine.run_federation(TrainConfig(**settings), cache, run, Silent())
     return run
 
 
@@ -174,9 +185,9 @@ class SuperLink:
             timeout=PATIENCE_S,
         )
 
-    def begin(self, name, *words, **options) -> subprocess.Popen:
+    def begin(self, name, settings, *words, **options) -> subprocess.Popen:
         """Start a run of three clients with the app, and show its log."""
-        config = run_config(run=str(self.folder / name), **{"clients": 3, **options})
+        config = run_config(settings, run=str(self.folder / name), clients=3, **options)
         words = (*words, "--stream", "--run-config", config)
         return self.start(f"{name}-run", BIN / "flwr", "run", ROOT / "flower", "here", *words)
 
@@ -294,14 +305,17 @@ def test_three_hospitals_and_one_that_dies_give_the_weights_of_one_process(
         deployment.register(site)
     nodes = [deployment.join(site) for site in sites]
 
-    whole = deployment.begin("whole")
+    whole = deployment.begin("whole", SETTINGS)
     whole.wait(PATIENCE_S)
     assert [len(record.clients) for record in deployment.rounds("whole")] == [3, 3], deployment.log(
         "whole-run"
     )
-    assert same_weights(tmp_path / "whole", in_one_process(cache, tmp_path / "whole-alone"))
+    assert same_weights(
+        tmp_path / "whole", in_one_process(cache, tmp_path / "whole-alone", SETTINGS)
+    )
 
-    process = deployment.begin("bereaved", strategy="scaffold")
+    settings = {**SETTINGS_3D, "strategy": "scaffold"}
+    process = deployment.begin("bereaved", settings)
     deployment.wait_for("bereaved-run", "round", lambda: deployment.rounds("bereaved"))
     os.killpg(nodes[1].pid, signal.SIGKILL)
     process.wait(PATIENCE_S)
@@ -315,7 +329,7 @@ def test_three_hospitals_and_one_that_dies_give_the_weights_of_one_process(
         yield from honest(self, there, order, observer)
 
     monkeypatch.setattr(LocalClients, "train", train)
-    alone = in_one_process(cache, tmp_path / "bereaved-alone", strategy="scaffold")
+    alone = in_one_process(cache, tmp_path / "bereaved-alone", settings)
     assert same_weights(tmp_path / "bereaved", alone)
 
 
@@ -344,7 +358,7 @@ def test_strangers_and_a_number_taken_twice_are_refused_in_a_line(deployment, ca
 
     deployment.join(known)
     deployment.join(twin)
-    process = deployment.begin("twins")
+    process = deployment.begin("twins", SETTINGS_3D)
     line = "client 0 has joined twice"
     deployment.wait_for("twins-run", line, lambda: line in deployment.log("twins-run"))
     process.wait(PATIENCE_S)
@@ -353,12 +367,12 @@ def test_strangers_and_a_number_taken_twice_are_refused_in_a_line(deployment, ca
 
 @pytest.mark.skipif(not os.environ.get("FEDUNETMM_SLOW"), reason="a minute and a half of two cores")
 def test_a_simulation_that_is_killed_goes_on_to_the_weights_of_one_process(cache, tmp_path):
-    settings = {"strategy": "scaffold", "exchange": "bf16", "rounds": 3}
+    settings = {**SETTINGS, "strategy": "scaffold", "exchange": "bf16", "rounds": 3}
     resources = "num-supernodes=3 client-resources-num-cpus=1 client-resources-num-gpus=0"
-    words = ("simulated", "--federation-config", resources)
+    words = ("simulated", settings, "--federation-config", resources)
     with ExitStack() as stack:
         superlink = SuperLink(tmp_path, stack, "--insecure", "--simulation")
-        superlink.begin(*words, cache=str(cache), **settings)
+        superlink.begin(*words, cache=str(cache))
         superlink.wait_for("simulated-run", "round", lambda: superlink.rounds("simulated"))
         kill_with_all_descendants(superlink.process)
     rounds = len(superlink.rounds("simulated"))
@@ -368,8 +382,8 @@ def test_a_simulation_that_is_killed_goes_on_to_the_weights_of_one_process(cache
     (tmp_path / "again/simulated").symlink_to(tmp_path / "simulated")
     with ExitStack() as stack:
         superlink = SuperLink(tmp_path / "again", stack, "--insecure", "--simulation")
-        process = superlink.begin(*words, cache=str(cache), resume=True, **settings)
+        process = superlink.begin(*words, cache=str(cache), resume=True)
         process.wait(PATIENCE_S)
         assert len(superlink.rounds("simulated")) == 3, superlink.log("simulated-run")
-    alone = in_one_process(cache, tmp_path / "alone", **settings)
+    alone = in_one_process(cache, tmp_path / "alone", settings)
     assert same_weights(tmp_path / "simulated", alone)

@@ -78,7 +78,7 @@ def coordinate(grid: Grid, options: Options) -> None:
 
 
 def read_settings(options: Options) -> TrainConfig:
-    """Pick the settings of a run; an empty text stands for none.
+    """Pick the settings of a run; an empty text is none, or what is usual for the network.
 
     Raises:
         InputError: Naming every one that is wrong, and how.

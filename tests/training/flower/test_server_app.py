@@ -47,6 +47,11 @@ def test_settings_are_taken_as_given(options):
     assert config.strategy_options == {"mu": "0.1", "x": "a"}
 
 
+def test_a_network_of_three_dimensions_gets_what_is_usual_for_it(options):
+    config = read_settings({**options, "model": "transbts", "model-options": "size=tiny"})
+    assert (config.crop, config.batch_size, config.weights) == (128, 2, "none")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
