@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test format bench clean
+.PHONY: help demo test coverage format bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -37,14 +37,20 @@ demo: $(INSTALLED)  ## Synthetic archives to a trained, scored and reported mode
 	$(BIN)/train report demo/run --cache demo/cache --out demo/report.html
 	@echo 'The report is in demo/report.html.'
 
-# Two test processes with one thread each: with more they fight over two cores and take longer.
-test: export OMP_NUM_THREADS := 1
+# Test processes with one thread each: more threads fight over two cores and take longer. There is one process
+# more than cores, because tests of several programs often wait for one of them.
+test coverage: export OMP_NUM_THREADS := 1
+PYTEST := $(BIN)/pytest -n 3 --dist worksteal
+
 test: $(INSTALLED)  ## Format, lint, types, import rules and tests: exactly what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --cov --cov-report=term
+	$(PYTEST)
+
+coverage: $(INSTALLED)  ## The tests again, and which lines they reach: half as long again
+	$(PYTEST) --cov --cov-report=term
 
 format: $(INSTALLED)  ## Put every file into the project's format and mend what the linter can
 	$(BIN)/ruff format .

@@ -21,11 +21,14 @@ from training.targets import decode_prediction
 NUM_STEPS = 150
 """What they may take."""
 
+SIDE = 32
+"""Of slices, in pixels."""
+
 
 @pytest.fixture
 def eight_slices(tmp_path, small_options) -> Slice:
     """Of two people, those with all three labels and the most tumour."""
-    write_phantom(tmp_path / "data", num_patients=2, shape=(64, 64, 40))
+    write_phantom(tmp_path / "data", num_patients=2, shape=(SIDE, SIDE, 30))
     options = small_options.model_copy(update={"clients": 1, "test_fraction": 0.0})
     plan, cache = make_plan([tmp_path / "data"], options), Path(tmp_path / "cache")
     outcomes = [make_shard(s, cache, plan.preprocessing, lambda _: None) for s in plan.shards]
@@ -38,8 +41,8 @@ def eight_slices(tmp_path, small_options) -> Slice:
 
 
 def test_eight_slices_are_learnt_to_a_dice_of_95_percent(eight_slices):
-    config = TrainConfig(weights="none", crop=64, rotation_deg=0.0, noise_std=0.0, device="cpu")
-    config = config.model_copy(update={"learning_rate": 1e-3})
+    config = TrainConfig(weights="none", crop=SIDE, rotation_deg=0.0, noise_std=0.0, device="cpu")
+    config = config.model_copy(update={"learning_rate": 2e-3})
     model = initial_model(config)
     optimizer = make_optimizer(model, config)
     stint = Stint((1,), 0, NUM_STEPS, 0.0, 1 / NUM_STEPS)
