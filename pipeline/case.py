@@ -187,7 +187,7 @@ def _read_heads(
             volume = decode_source(sources, name)
             check_same_grid({SEGMENTATION: seg, name: volume})
             in_brain |= volume.voxels.T.reshape(-1)[labelled] != 0
-            heads[name] = take_head(volume, settings)
+            heads[name] = take_head(volume, settings, name)
     values = label.voxels[label.voxels != 0]
     return heads, list(describe(values, in_brain))
 
@@ -200,10 +200,17 @@ def _labelled_voxels(label: Crop, seg: Volume) -> Int[np.ndarray, " voxel"]:
     return flat
 
 
-def take_head(volume: Volume, settings: Preprocessing) -> Crop:
-    """Cut the head out of a modality, after N4 if that is wanted."""
+def take_head(volume: Volume, settings: Preprocessing, modality: str) -> Crop:
+    """Cut the head out of a modality, after N4 if that is wanted.
+
+    Raises:
+        CaseError: Naming the modality if N4 cannot correct it.
+    """
     axial = volume.voxels.T
-    return crop(correct_bias_field(axial, axial != 0) if settings.bias_correct else axial)
+    try:
+        return crop(correct_bias_field(axial, axial != 0) if settings.bias_correct else axial)
+    except VolumeError as error:
+        raise CaseError(f"{modality} {error}") from error
 
 
 class Images:

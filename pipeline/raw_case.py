@@ -86,7 +86,7 @@ def read_raw_case(files: Mapping[str, Path], settings: Preprocessing) -> RawCase
         first = first or {name: volume}
         check_same_grid({**first, name: volume})
         _check_served(volume, settings)
-        heads[name] = take_head(volume, settings)
+        heads[name] = take_head(volume, settings, name)
     i, j, k = first[present[0]].voxels.shape
     height, width = max(i, settings.plane[0]), max(j, settings.plane[1])
     images = Images(heads, replace(settings, plane=(height, width)))

@@ -234,15 +234,22 @@ def correct_bias_field(
 
     Returns:
         The corrected image, exactly 0 outside `brain`.
+
+    Raises:
+        VolumeError: If N4 finds no field, as in a volume of a single plane; leave it out, or correct none.
     """
     fine = sitk.GetImageFromArray(np.ascontiguousarray(image, np.float32))
     mask = sitk.GetImageFromArray(np.ascontiguousarray(brain, np.uint8))
-    shrink = [min(4, side) for side in fine.GetSize()]
+    shrink = [max(1, min(4, side // 2)) for side in fine.GetSize()]  # N4 needs two points an axis
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations([50, 50, 30, 20])
     n4.SetNumberOfThreads(1)
-    n4.Execute(sitk.Shrink(fine, shrink), sitk.Shrink(mask, shrink))
-    field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(fine))
+    try:
+        n4.Execute(sitk.Shrink(fine, shrink), sitk.Shrink(mask, shrink))
+        field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(fine))
+    except RuntimeError as error:
+        reason = _one_line(error).rpartition("ITK ERROR: ")[2]
+        raise VolumeError(f"of {brain.shape} cannot be corrected by N4 ({reason})") from error
     corrected = np.where(brain, image / np.exp(field), 0.0)
     return corrected.astype(np.float32)
 

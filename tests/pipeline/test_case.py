@@ -219,6 +219,22 @@ def test_an_empty_modality_is_named_even_when_n4_runs_first():
         prepare_case(CASE, {name: nifti(image) for name, image in files.items()}, settings)
 
 
+@pytest.mark.parametrize("shape", [(20, 18, 3), (2, 18, 16)])
+def test_n4_corrects_thin_volumes(shape):
+    image = np.random.default_rng(0).integers(400, 500, shape).astype(np.int16)
+    files = {name: nifti(image) for name in MODALITIES} | {"seg": nifti(image * np.uint8(0))}
+    settings = replace(SETTINGS, plane=(20, 18), bias_correct=True)
+    assert len(prepare_case(CASE, files, settings).z) == shape[2]
+
+
+def test_a_modality_that_n4_cannot_correct_is_named():
+    image = np.random.default_rng(0).integers(400, 500, (20, 18, 1)).astype(np.int16)
+    files = {name: nifti(image) for name in MODALITIES} | {"seg": nifti(image * np.uint8(0))}
+    settings = replace(SETTINGS, plane=(20, 18), bias_correct=True)
+    with pytest.raises(CaseError, match=r"^t1 of \(1, 18, 20\) cannot be corrected by N4 \(\w"):
+        prepare_case(CASE, files, settings)
+
+
 def test_a_fourth_axis_of_length_one_is_no_fault():
     plain = prepare_case(CASE, sources(), SETTINGS)
     four = prepare_case(CASE, sources(t1=volumes()["t1"][..., None]), SETTINGS)
