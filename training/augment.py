@@ -67,6 +67,7 @@ def draw(
     plane: tuple[int, int],
     crop: int,
     settings: AugmentSettings,
+    is_placed: bool = False,
 ) -> Draw:
     """Draw the random numbers for one batch.
 
@@ -76,6 +77,8 @@ def draw(
         plane: Height and width of the slices.
         crop: Height and width of the crops. Where a plane is smaller it is centred and padded with 0.
         settings: How much to vary.
+        is_placed: Whether planes were cut out at random already: the crop is their middle, and what is
+            around it fills the corners when it is turned.
     """
     place = torch.rand(batch_size, 2, generator=generator, dtype=torch.float64)
     turn = torch.rand(batch_size, generator=generator)
@@ -85,7 +88,7 @@ def draw(
     mirror_depth = torch.rand(batch_size, generator=generator)
     limit_rad = math.radians(settings.rotation_degrees)
     return Draw(
-        offsets=crop_offsets(place, plane, crop),
+        offsets=crop_offsets(place, plane, crop, is_placed=is_placed),
         angles_rad=(2.0 * turn - 1.0) * limit_rad,
         flips=mirror < settings.flip_probability,
         depth_flips=mirror_depth < settings.flip_probability,
@@ -98,13 +101,13 @@ def draw(
 
 
 def crop_offsets(
-    place: Float[Tensor, "batch 2"], plane: tuple[int, int], crop: int
+    place: Float[Tensor, "batch 2"], plane: tuple[int, int], crop: int, *, is_placed: bool = False
 ) -> Int64[Tensor, "batch 2"]:
-    """Turn numbers in [0, 1) into first rows and columns, each possible one equally likely."""
+    """Turn numbers in [0, 1) into first rows and columns, each possible one equally likely, or the middle."""
     spare = torch.tensor(plane) - crop
     inside = (place * (spare + 1)).floor().long()
     centred = torch.div(spare, 2, rounding_mode="floor").expand_as(inside)
-    return torch.where(spare >= 0, inside, centred)
+    return centred if is_placed else torch.where(spare >= 0, inside, centred)
 
 
 def apply(

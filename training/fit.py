@@ -160,6 +160,7 @@ def fit(
             plane=(image.shape[-2], image.shape[-1]),
             crop=config.crop,
             settings=augmentation,
+            is_placed=image.ndim == 5,
         )
         moved = (tensor.to(device, non_blocking=True) for tensor in (image, label))
         image, label = apply(drawn, *moved)  # noqa: PLW2901

@@ -156,8 +156,8 @@ class PatchSampling:
 
     Attributes:
         size: Slices, rows and columns of a patch.
-        rotation_degrees: By which patches will be turned: so much wider they are read, that no corner
-            comes from outside where the volume goes on.
+        rotation_degrees: By which patches will be turned about their middle: so much wider they are
+            read, that no corner comes from outside where the volume goes on.
         tumour_share: Probability that a patch is put around a voxel of tumour, where a case has any.
     """
 
@@ -165,14 +165,12 @@ class PatchSampling:
     rotation_degrees: float = 0.0
     tumour_share: float = 0.5
 
-    def reach(self, plane: tuple[int, int]) -> Place:
-        """Say how much is read for a patch: as much as its turned square needs, if there is so much."""
+    def reach(self) -> Place:
+        """Say how much is read for a patch: as much as its turned square needs, the same on both sides."""
         angle = math.radians(min(self.rotation_degrees, 45.0))
+        growth = math.cos(angle) + math.sin(angle) - 1.0
         depth, *sides = self.size
-        height, width = (
-            max(side, min(math.ceil(side * (math.cos(angle) + math.sin(angle))), bound))
-            for side, bound in zip(sides, plane, strict=True)
-        )
+        height, width = (side + 2 * math.ceil(side * growth / 2) for side in sides)
         return depth, height, width
 
 
@@ -255,13 +253,14 @@ class PatchDataset(Dataset[Patch]):
         """
         case = self._cases[key.case]
         generator = np.random.default_rng(key.seed)
-        size = self._sampling.reach(case.reader.plane)
+        size, wider = self._sampling.size, self._sampling.reach()
         bounds = (case.stop_row - case.first_row, *case.reader.plane)
         voxel = None
         if generator.random() < self._sampling.tumour_share and len(case.tumour_rows):
             voxel = _tumour_voxel(case, generator)
-        corner = draw_corner(generator, bounds, size, voxel)
-        return read_patch(case.reader, case.first_row, case.stop_row, corner, size)
+        z, row, column = draw_corner(generator, bounds, size, voxel)
+        corner = z, row - (wider[1] - size[1]) // 2, column - (wider[2] - size[2]) // 2
+        return read_patch(case.reader, case.first_row, case.stop_row, corner, wider)
 
 
 def _cases_of(client: int, reader: ShardReader) -> list[_Case]:

@@ -1,5 +1,7 @@
 """Volumes and patches are the voxels of the scans, and patches are drawn where they should be."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -16,6 +18,7 @@ from cache_schema.vocabulary import MODALITIES
 from pipeline.assemble import assemble_manifest
 from pipeline.plan import make_plan
 from pipeline.shard_task import make_shard
+from training.augment import AugmentSettings, apply, draw
 from training.volumes import PatchDataset, PatchKey, PatchSampling, VolumeDataset, draw_corner
 
 SAMPLING = PatchSampling((16, 8, 12), tumour_share=0.0)
@@ -188,13 +191,36 @@ def test_a_patch_put_around_tumour_holds_some_and_others_are_anywhere(small_cach
 
 
 def test_a_patch_is_read_as_wide_as_its_turned_square_needs_and_no_wider():
-    sampling = PatchSampling((16, 100, 100), rotation_degrees=30.0)
-    # 100 (cos 30 + sin 30) = 136.6; beyond 45 degrees the square turns back
-    assert sampling.reach((240, 240)) == (16, 137, 137)
-    assert sampling.reach((120, 240)) == (16, 120, 137)
-    assert PatchSampling((16, 100, 100), 90.0).reach((240, 240)) == (16, 142, 142)
-    assert PatchSampling((16, 100, 100), 0.0).reach((240, 240)) == (16, 100, 100)
-    assert PatchSampling((16, 100, 100), 30.0).reach((64, 64)) == (16, 100, 100)
+    # 100 (cos 30 + sin 30) = 136.6, and as much on both sides; beyond 45 degrees the square turns back
+    assert PatchSampling((16, 100, 60), rotation_degrees=30.0).reach() == (16, 138, 82)
+    assert PatchSampling((16, 100, 100), 90.0).reach() == (16, 142, 142)
+    assert PatchSampling((16, 100, 100), 0.0).reach() == (16, 100, 100)
+
+
+@pytest.mark.parametrize("degrees", [15.0, 45.0])
+def test_a_turned_patch_has_no_corner_from_nowhere(degrees):
+    """However far it is turned, in the middle of a volume it shows what is there."""
+    sampling = PatchSampling((2, 32, 32), degrees)
+    ones = torch.ones(8, 4, *sampling.reach())
+    settings = AugmentSettings(rotation_degrees=degrees, noise_std=0.0)
+    drawn = draw(
+        torch.Generator(), 8, plane=ones.shape[-2:], crop=32, settings=settings, is_placed=True
+    )
+    limit = math.radians(degrees)
+    drawn = replace(drawn, angles_rad=torch.linspace(-limit, limit, 8))
+    image, label = apply(drawn, ones, ones[:, 0].to(torch.uint8))
+    assert image.min() == pytest.approx(1.0, abs=1e-5)
+    assert label.all()
+
+
+def test_a_patch_is_what_was_drawn_with_a_margin_around_it(small_cache):
+    plain = PatchDataset(small_cache, PatchSampling((4, 8, 6)))
+    wider = PatchDataset(small_cache, PatchSampling((4, 8, 6), rotation_degrees=45.0))
+    for seed in range(20):
+        patch, more = (dataset[PatchKey(seed % 3, seed)] for dataset in (plain, wider))
+        assert more.image.shape == (4, 4, 12, 10)
+        torch.testing.assert_close(more.image[..., 2:10, 2:8], patch.image, rtol=0, atol=0)
+        torch.testing.assert_close(more.label[..., 2:10, 2:8], patch.label, rtol=0, atol=0)
 
 
 def test_a_voxel_lies_in_the_inner_half_of_its_patch_unless_the_volume_ends():

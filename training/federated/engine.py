@@ -130,6 +130,7 @@ class Federation:
         liars = choose_liars(self.members, config)
         numbers = range(server.round + 1, config.rounds + 1)
         turnouts = [draw_turnout(self.members, number, config) for number in numbers]
+        self._require_clients(turnouts)
         log.record(
             event,
             **about,
@@ -148,6 +149,16 @@ class Federation:
             _save_server(self.run, server)
             observer.round_done(record)
         log.record("finished")
+
+    def _require_clients(self, turnouts: Sequence[Turnout]) -> None:
+        """Make sure that no round is planned with fewer clients than the strategy needs."""
+        fewest = min(turnouts, key=lambda turnout: len(turnout.present), default=None)
+        if fewest is not None and len(fewest.present) < self.strategy.least_clients:
+            raise InputError(
+                f"--strategy {self.config.strategy}: {len(fewest.present)} of {len(self.members)} clients "
+                f"are to report in some round, {self.strategy.least_clients} are needed: change its options, "
+                "--fraction or --dropout-rate, or take more clients"
+            )
 
 
 def _new_server(model: nn.Module) -> Server:
@@ -236,9 +247,11 @@ class _Round:
                 local_epochs=self._pace.local_epochs,
                 rate_factor=self._pace.rate_factor,
             )
-            received = widen(sent)
+            # Changes of parameters are added to the float32 that the server has: on what was sent, those
+            # below its last bit would be lost round by round.
+            start = widen(sent) | {name: model[name] for name in self.server.trainable}
             for reply in self._replies(group, order):
-                update = self.liars.falsify(_update(reply, received, exchange), model, self.number)
+                update = self.liars.falsify(_update(reply, start, exchange), model, self.number)
                 fault = reply.fault or find_fault(update, self.server.model)
                 self._records.append(_client_record(reply, order, fault))
                 self.log.record("reply", **self._progress(self._records[-1]))
@@ -297,13 +310,13 @@ class _Round:
         )
 
 
-def _update(reply: Reply, received: State, exchange: str) -> Update:
+def _update(reply: Reply, start: State, exchange: str) -> Update:
     return Update(
         client=reply.client,
         num_examples=reply.num_examples,
         num_steps=reply.num_steps,
         loss=reply.loss if reply.loss is not None else math.nan,
-        state=widen_change(reply.model, received, exchange),
+        state=widen_change(reply.model, start, exchange),
         extras=widen(reply.extras),
     )
 

@@ -52,6 +52,11 @@ def widen_change(sent: State, start: State, exchange: str) -> dict[str, Tensor]:
     """Take what `narrow_change` gave: the trained network.
 
     Tensors that are not as in the model are left as they came, for `find_fault` to name.
+
+    Args:
+        sent: From `narrow_change`.
+        start: What the changes are added to: what was sent, or the more exact network behind it.
+        exchange: A key of `DTYPES`.
     """
     if exchange == "fp32":
         return dict(sent)

@@ -76,11 +76,13 @@ class Liars:
             generator(self.seed, LIES, round_number, update.client),
         )
         scale = DEFAULT_SCALES[self.kind] if self.scale is None else self.scale
-        state = {
-            name: lie(model[name], tensor, scale, source) if tensor.is_floating_point() else tensor
-            for name, tensor in update.state.items()
+        # In an order of its own: that of the tensors depends on how the network travelled.
+        lies = {
+            name: lie(model[name], tensor, scale, source)
+            for name, tensor in sorted(update.state.items())
+            if tensor.is_floating_point()
         }
-        return replace(update, state=state)
+        return replace(update, state={**update.state, **lies})
 
 
 def _flip(start: Tensor, trained: Tensor, scale: float, _: torch.Generator) -> Tensor:

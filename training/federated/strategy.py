@@ -42,6 +42,11 @@ class Strategy(ABC):
     is_sequential: ClassVar[bool] = False
     """True if a client starts from the client before it, not from the global model."""
 
+    @property
+    def least_clients(self) -> int:
+        """How many clients have to report in a round."""
+        return 1
+
     def broadcast(self, server: Server) -> State:  # noqa: ARG002
         """Choose what every client gets besides the global model."""
         return NOTHING

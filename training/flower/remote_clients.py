@@ -25,6 +25,9 @@ from training.flower.messages import (
 from training.runlog import Observer
 
 POLL_SECONDS: Final = 0.5
+FETCH_SECONDS: Final = 3600.0
+"""How long replies that came in time may lie in the SuperLink, which drops what it holds for longer, until
+those of the clients before have been waited for and fetched."""
 logger = logging.getLogger("flwr")
 """Flower's own: what it is told appears in `flwr run --stream`."""
 
@@ -40,6 +43,19 @@ class Waiting:
 
     join_seconds: float
     reply_seconds: float
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A message on its way.
+
+    Attributes:
+        name: Of the message.
+        deadline: On the monotonic clock, for its answer; the same for all that are asked at once.
+    """
+
+    name: str
+    deadline: float
 
 
 class RemoteClients:
@@ -123,9 +139,9 @@ class RemoteClients:
         online = set(self._grid.get_node_ids())
         gone = {client for client, node in self._nodes.items() if node not in online}
         if gone:
-            for node, name in self._ask(self._strangers(online)).items():
+            for node, question in self._ask(self._strangers(online)).items():
                 try:
-                    client = self._hear(name).client
+                    client = self._hear(question).client
                 except RemoteError as error:
                     logger.warning("node %d cannot come back: %s", node, error)
                     continue
@@ -137,9 +153,9 @@ class RemoteClients:
         return sorted(set(online) - set(self._nodes.values()))
 
     def _meet(self, nodes: Sequence[int]) -> None:
-        for node, name in self._ask(nodes).items():
+        for node, question in self._ask(nodes).items():
             try:
-                introduction = self._hear(name)
+                introduction = self._hear(question)
             except RemoteError as error:
                 raise InputError(f"node {node} cannot take part: {error}") from error
             client = introduction.client
@@ -157,22 +173,18 @@ class RemoteClients:
                 introduction.num_steps,
             )
 
-    def _ask(self, nodes: Iterable[int]) -> dict[int, str]:
-        """Ask nodes who they are, all at once: an answer takes each of them seconds.
-
-        Returns:
-            Names of the messages, by node.
-        """
+    def _ask(self, nodes: Iterable[int]) -> dict[int, _Question]:
+        """Ask nodes who they are, all at once: an answer takes each of them seconds."""
         question = pack_task(self._task)
         return {node: self._send(node, HELLO, question) for node in nodes}
 
-    def _hear(self, name: str) -> Introduction:
+    def _hear(self, question: _Question) -> Introduction:
         """Wait for what a node says of itself.
 
         Raises:
             RemoteError: If it cannot take part, is of another release, or no answer comes in time.
         """
-        introduction = unpack_introduction(self._receive(name))
+        introduction = unpack_introduction(self._receive(question))
         if introduction.version != self._task.version:
             raise RemoteError(
                 f"client {introduction.client} runs release {introduction.version}, not "
@@ -180,25 +192,27 @@ class RemoteClients:
             )
         return introduction
 
-    def _send(self, node: int, kind: str, content: RecordDict) -> str:
-        message = Message(content, node, kind, ttl=self._waiting.reply_seconds)
+    def _send(self, node: int, kind: str, content: RecordDict) -> _Question:
+        seconds = self._waiting.reply_seconds
+        message = Message(content, node, kind, ttl=2 * seconds + FETCH_SECONDS)
         (name,) = self._grid.push_messages([message])
-        return name
+        return _Question(name, time.monotonic() + seconds)
 
-    def _receive(self, name: str) -> RecordDict:
-        """Wait for the reply to a message.
+    def _receive(self, question: _Question) -> RecordDict:
+        """Wait for the reply to a message; one that is there already is taken, however late.
 
         Raises:
             RemoteError: If it says that something went wrong, or none comes in time.
         """
-        end = time.monotonic() + self._waiting.reply_seconds
-        while time.monotonic() < end:
-            for reply in self._grid.pull_messages([name]):
+        while True:
+            is_late = time.monotonic() >= question.deadline
+            for reply in self._grid.pull_messages([question.name]):
                 if reply.has_error():
                     raise RemoteError(_last_line(reply.error.reason))
                 return reply.content
+            if is_late:
+                raise RemoteError(f"no answer in {self._waiting.reply_seconds:g} seconds")
             time.sleep(POLL_SECONDS)
-        raise RemoteError(f"no answer in {self._waiting.reply_seconds:g} seconds")
 
 
 def _last_line(reason: str | None) -> str:

@@ -98,14 +98,14 @@ def outcome(run):
     return rounds, *((run / f"{name}.safetensors").read_bytes() for name in ("model", "resume"))
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "cyclic"])
+@pytest.mark.parametrize(("strategy", "byzantine"), [("fedavg", "noise:1"), ("cyclic", None)])
 def test_two_processes_give_the_bits_of_one(
-    strategy, small_cache, tiny_config, two, tmp_path, observer, folder
+    strategy, byzantine, small_cache, tiny_config, two, tmp_path, observer, folder
 ):
     runs = []
     for config in (tiny_config, two):
         runs.append(tmp_path / config.device)
-        config = config.model_copy(update={"strategy": strategy})  # noqa: PLW2901
+        config = config.model_copy(update={"strategy": strategy, "byzantine": byzantine})  # noqa: PLW2901
         run_federation(config, small_cache, runs[-1], observer)
     assert outcome(runs[0]) == outcome(runs[1])
     assert read_provenance(runs[1])["device"] == "cpu,cpu"

@@ -7,14 +7,17 @@ import torch
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import digest, read_manifest
+from cache_schema.vocabulary import REGIONS
+from tests.training.conftest import TinyNet
 from training.checkpoint import load_weights
 from training.config import read_config
 from training.data import SliceDataset
 from training.federated.client import LocalClients, Workplace
 from training.federated.client_memory import ClientMemory
-from training.federated.engine import run_federation
+from training.federated.engine import Federation, run_federation
+from training.federated.exchange import narrow_change, widen
 from training.federated.strategies.fedavg import FedAvg
-from training.federated.work import Lost, Order
+from training.federated.work import Lost, Order, Reply
 from training.models.initial import initial_model
 from training.runlog import read_rounds
 
@@ -167,6 +170,46 @@ def test_a_round_in_which_nobody_reports_ends_the_run_in_one_line(
     with pytest.raises(InputError, match=r"no client reported in round 2.*--resume"):
         run_federation(tiny_config, small_cache, tmp_path / "run", observer)
     assert load_weights(tmp_path / "run")[1] == 1
+
+
+class Nudgers:
+    """Clients that add to every parameter less than its last bit in bfloat16."""
+
+    def count_steps(self, clients):
+        return 0
+
+    def train(self, clients, order, observer):
+        received = widen(order.model)
+        for client in clients:
+            trained = {
+                name: tensor + 2.0**-12 if tensor.is_floating_point() else tensor
+                for name, tensor in received.items()
+            }
+            sent = narrow_change(trained, received, "bf16")
+            yield Reply(client, 1, 1, 0.5, dict.fromkeys(REGIONS, 0.5), 0.0, False, None, sent, {})
+
+
+def test_changes_below_the_last_bit_of_bfloat16_add_up_over_the_rounds(
+    tiny_config, tmp_path, observer
+):
+    config = tiny_config.model_copy(update={"exchange": "bf16", "rounds": 8})
+    model = TinyNet(3)
+    with torch.no_grad():
+        model.layers[0].weight.fill_(1.0)
+    (tmp_path / "run").mkdir()
+    federation = Federation(config, tmp_path / "run", (0, 1), Nudgers(), FedAvg())
+    federation.carry_on(model, observer, resume=False, boards=())
+    weight = load_weights(tmp_path / "run")[0]["layers.0.weight"]
+    torch.testing.assert_close(weight, torch.full_like(weight, 1.0 + 8 * 2.0**-12))
+
+
+def test_a_strategy_that_needs_more_clients_than_any_round_has_is_refused_before_training(
+    small_cache, tiny_config, tmp_path, observer
+):
+    config = tiny_config.model_copy(update={"strategy": "krum"})
+    with pytest.raises(InputError, match=r"^--strategy krum: 2 of 2 clients.*5 are needed"):
+        run_federation(config, small_cache, tmp_path / "run", observer)
+    assert observer.plan is None
 
 
 def test_a_finished_run_is_not_overwritten(small_cache, tiny_config, tiny_run, observer):

@@ -162,6 +162,22 @@ def test_a_federation_that_cannot_begin_says_why(answers, line):
         clients_of(grid).gather(2)
 
 
+def test_what_came_in_time_is_heard_however_long_the_clients_before_are_waited_for():
+    grid = MemoryGrid(
+        n1=[says(introduce(0))],
+        n2=[says(introduce(1)), says(reply(1))],
+        n3=[says(introduce(2))],
+        n4=[says(introduce(3)), says(reply(3))],
+    )
+    clients = clients_of(grid, reply_seconds=0.2)
+    clients.gather(4)
+    first, second, third, fourth = clients.train(range(4), ORDER, Counter())
+    assert (first.client, third.client) == (0, 2)  # both lost
+    assert [second.client, fourth.client] == [1, 3]
+    orders = [message for _, message in grid.sent[4:]]
+    assert all(message.metadata.ttl > 2 * 0.2 + 60 for message in orders)
+
+
 def test_silent_broken_and_complaining_clients_are_lost_and_the_rest_is_heard():
     grid = MemoryGrid(
         n1=[says(introduce(0))],

@@ -6,6 +6,7 @@ from typing import Final, final
 
 from torch import nn
 
+from cache_schema.errors import InputError
 from training.federated.aggregate import Server, State, Update, average
 from training.federated.strategy import NOTHING, LocalRule, Strategy
 
@@ -32,7 +33,13 @@ class FedBN(Strategy):
     """
 
     def begin(self, model: nn.Module, extras: State, memory: State) -> LocalRule:  # noqa: ARG002
-        """Put the client's own BatchNorm back into the network."""
+        """Put the client's own BatchNorm back into the network.
+
+        Raises:
+            InputError: If the network has none: this would be FedAvg under another name.
+        """
+        if not any(isinstance(layer, BATCH_NORMS) for layer in model.modules()):
+            raise InputError("--strategy fedbn: the network has no BatchNorm; take fedavg instead")
         model.load_state_dict(dict(memory), strict=False)
         return _KeepBatchNorm()
 

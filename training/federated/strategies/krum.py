@@ -37,6 +37,11 @@ class Krum(Strategy):
     byzantine: Annotated[int, Ge(0)] = 1
     keep: Annotated[int, Gt(0)] = 1
 
+    @property
+    def least_clients(self) -> int:
+        """How many clients have to report in a round."""
+        return max(2 * self.byzantine + 3, self.byzantine + self.keep)
+
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Server:
         """Choose the most central networks.
 
@@ -45,19 +50,15 @@ class Krum(Strategy):
             InputError: If there are too few updates for this many liars.
         """
         with spool_updates(updates, server) as spool:
-            self._check(len(spool))
+            if len(spool) < self.least_clients:
+                raise InputError(
+                    f"--strategy krum: {len(spool)} clients reported, byzantine={self.byzantine} and "
+                    f"keep={self.keep} need at least {self.least_clients}: lower them, or take more clients"
+                )
             scores = _score(_squared_distances(spool), self.byzantine)
             ranking = sorted(range(len(spool)), key=lambda k: (scores[k], spool.clients[k]))
             chosen = ((1.0, spool.read(index)) for index in ranking[: self.keep])
             return replace(server, model=weighted_mean(chosen))
-
-    def _check(self, num_clients: int) -> None:
-        needed = max(2 * self.byzantine + 3, self.byzantine + self.keep)
-        if num_clients < needed:
-            raise InputError(
-                f"--strategy krum: {num_clients} clients reported, byzantine={self.byzantine} and "
-                f"keep={self.keep} need at least {needed}: lower them, or take more clients"
-            )
 
 
 def _squared_distances(spool: Spool) -> Float64[Tensor, "client client"]:

@@ -1,6 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
+from cache_schema.errors import InputError
 from training.federated.aggregate import Server, Update
 from training.federated.strategies.fedbn import FedBN
 
@@ -52,6 +54,11 @@ def test_a_network_that_is_one_batchnorm_stays_with_its_client():
     model = nn.BatchNorm1d(2)
     _, memory = FedBN().begin(model, {}, {}).finish(model)
     assert memory.keys() == model.state_dict().keys()
+
+
+def test_a_network_without_batchnorm_is_refused():
+    with pytest.raises(InputError, match=r"^--strategy fedbn: the network has no BatchNorm"):
+        FedBN().begin(nn.Sequential(nn.Conv2d(1, 2, 1), nn.InstanceNorm2d(2)), {}, {})
 
 
 def test_the_server_averages_all_of_the_networks():
