@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor, nn
 
-from training.central import CENTRAL, run_central
-from training.config import make_config
+from training.central import run_central
+from training.config import CENTRAL, make_config
 from training.evaluate import evaluate
 from training.federated.engine import run_federation
 from training.models.logits import Logits

@@ -22,9 +22,6 @@ from training.seeds import derive_seed
 from training.session import open_session
 from training.training_set import share_of_passes
 
-CENTRAL: Final = "central"
-"""Stands where a federated run names its strategy."""
-
 TOLD_PER_EPOCH: Final = 20
 """Lines of the log that tell how far an epoch is, for who watches the run."""
 
@@ -60,12 +57,13 @@ def run_central(
     session = open_session(config, cache, run, resume=resume)
     model = session.model.to(session.device)
     optimizer = make_optimizer(model, config)
-    first_epoch, done = 1, FitResult()
+    first_epoch, done, seconds = 1, FitResult(), 0.0
     if resume and (saved := load_resume(run)) is not None:
         groups, position = saved
         model.load_state_dict(groups["model"])
         fill_moments(optimizer, groups["optimizer"])
         first_epoch, done = position["epoch"], _result(position["done"])
+        seconds = position["seconds"]
         if not done.num_steps:
             save_weights(run, groups["model"], round_number=first_epoch - 1)
     shifts = Shifts(session.dataset, config.batch_size, tumour_share=share_of_passes(config))
@@ -94,14 +92,14 @@ def run_central(
         steps = _Steps(log, observer, num_steps, done.num_steps)
         trainer = _Trainer(config, run, model, optimizer, read_batches(loader), steps)
         for epoch in epochs:
-            start = time.perf_counter()
-            done = trainer.finish_epoch(epoch, done)
+            start = time.perf_counter() - seconds
+            done = trainer.finish_epoch(epoch, done, start)
             num_examples = session.dataset.count(everybody)
             record = _record(epoch, done, num_examples, time.perf_counter() - start)
-            done = FitResult()
+            done, seconds = FitResult(), 0.0
             log.round_done(record)
             save_weights(run, model.state_dict(), round_number=epoch)
-            trainer.save(epoch + 1, done)
+            trainer.save(epoch + 1, done, seconds)
             observer.round_done(record)
         log.record("finished")
 
@@ -117,8 +115,8 @@ class _Trainer:
     batches: Iterator[Example]
     steps: "_Steps"
 
-    def finish_epoch(self, epoch: int, done: FitResult) -> FitResult:
-        """Train the rest of an epoch, saving a checkpoint now and then."""
+    def finish_epoch(self, epoch: int, done: FitResult, start: float) -> FitResult:
+        """Train the rest of an epoch that began at some time, saving a checkpoint now and then."""
         while done.num_steps < self.steps.per_epoch:
             done += fit(
                 self.model,
@@ -134,12 +132,12 @@ class _Trainer:
                     f"checkpoint in {self.run} is whole"
                 )
             if done.num_steps < self.steps.per_epoch:
-                self.save(epoch, done)
+                self.save(epoch, done, time.perf_counter() - start)
         return done
 
-    def save(self, epoch: int, done: FitResult) -> None:
-        """Save everything that going on needs."""
-        position = {"epoch": epoch, "done": asdict(done)}
+    def save(self, epoch: int, done: FitResult, seconds: float) -> None:
+        """Save everything that going on needs: also what is done of an epoch, and what that took."""
+        position = {"epoch": epoch, "done": asdict(done), "seconds": seconds}
         groups = {"model": self.model.state_dict(), "optimizer": moments_of(self.optimizer)}
         save_resume(self.run, groups, position)
 

@@ -1,5 +1,6 @@
 """Several networks trained under one budget on one cache, and scored alike."""
 
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,14 @@ from rich.table import Table
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest
-from training.central import CENTRAL, run_central
-from training.config import TrainConfig, make_config, read_config
+from training.central import run_central
+from training.config import CENTRAL, TrainConfig, make_config, read_config
 from training.contestants import Budget, Contestant, divide
 from training.cost import Cost, measured_cost, read_cost, write_cost
 from training.device import choose_device
 from training.evaluate import evaluate
 from training.fit import CHECK_EVERY
-from training.models.initial import random_model
+from training.models.initial import initial_model
 from training.models.registry import find_network
 from training.models.trained import network_size
 from training.runlog import Silent
@@ -37,6 +38,7 @@ from training.series import (
 from training.show import ScoredRun, describe_leakage
 
 COMPARISON_NAME: Final = "comparison.json"
+BUDGET_NAME: Final = "budget.json"
 TRIAL_STEPS: Final = 5
 """Steps by which the time of one is measured on a CPU."""
 TRIAL_GROUPS: Final = 3
@@ -94,7 +96,8 @@ def compare(
         cache: A finished cache with a test set.
         out: Holds a folder for each run, in the form that `train central` and `train eval` write.
         budget: What each may spend.
-        settings: Of every run, where they are not the network's; `depth` of networks of volumes alone.
+        settings: Of every run, where they are not the network's; `depth` of networks of volumes alone,
+            `weights` of networks of slices alone.
         observer: Told about progress.
 
     Returns:
@@ -105,14 +108,19 @@ def compare(
             that is found before anything is trained.
     """
     manifest = require_test_cases(cache)
-    configs = {c.run_name: _config(c, budget, settings, out) for c in contestants}
-    for name, config in configs.items():
+    _refuse_another_budget(out, budget)
+    for contestant in contestants:
+        config = _config(contestant, budget, settings, out)
         choose_device(config.device)
-        random_model(config)  # options that it does not have, a patch that it cannot take
-        refuse_another_run(out / name, config, cache, manifest, "--out")
+        initial_model(
+            config
+        )  # options that it does not have, a patch or weights that it cannot take
+        refuse_another_run(out / contestant.run_name, config, cache, manifest, "--out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_document(out / BUDGET_NAME, asdict(budget))
     results = []
     for contestant in contestants:
-        config = configs[contestant.run_name]
+        config = _config(contestant, budget, settings, out)
         finished = _finished(contestant, config, out, manifest)
         observer.started(
             contestant.name, out / contestant.run_name, is_finished=finished is not None
@@ -123,11 +131,28 @@ def compare(
             except InputError as error:
                 observer.failed(contestant.name, str(error))
                 continue
-            config = configs[contestant.run_name] = read_config(out / contestant.run_name)
+            config = read_config(out / contestant.run_name)
             finished = _finished(contestant, config, out, manifest)
         assert finished is not None  # noqa: S101
         results.append(finished)
     return tuple(results)
+
+
+def _refuse_another_budget(out: Path, budget: Budget) -> None:
+    """Make sure that what is begun in a folder had this budget.
+
+    Raises:
+        InputError: If it had another one.
+    """
+    path = out / BUDGET_NAME
+    if not path.exists():
+        return
+    begun = Budget(**json.loads(path.read_text(encoding="utf-8")))
+    if begun != budget:
+        raise InputError(
+            f"{out} holds a comparison under {begun.option}, not {budget.option}: give that, or another "
+            "folder with --out"
+        )
 
 
 def _config(
@@ -136,7 +161,9 @@ def _config(
     """Give the settings of a network; under a budget of minutes their steps are not known before it began."""
     folder = out / contestant.run_name
     common = dict(settings)
-    if not find_network(contestant.model).is_3d:
+    if find_network(contestant.model).is_3d:
+        common["weights"] = None
+    else:
         common.pop("depth", None)
     steps = budget.steps
     if steps is None and is_begun(folder):
@@ -196,7 +223,7 @@ def do(job: Job) -> None:
     """Train a network as far as it is not, and score it.
 
     Raises:
-        InputError: If the run cannot be used, or the device has too little memory.
+        InputError: If the run cannot be used, the device has too little memory, or whatever else fails.
     """
     run, device = job.out / job.contestant.run_name, job.config.device
     try:
@@ -206,9 +233,11 @@ def do(job: Job) -> None:
         evaluation = evaluate(
             run, job.cache, scoring=scoring, device=device, on_case=lambda *_: None
         )
-    except (MemoryError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # of whatever kind: the others go on
         reason = str(error).partition("\n")[0]
-        raise InputError(f"{job.contestant.name}: {reason}") from error
+        raise InputError(f"{job.contestant.name}: {type(error).__name__}: {reason}") from error
     scores = job.out / job.contestant.name
     scores.mkdir(parents=True, exist_ok=True)
     write_evaluation(scores, evaluation)

@@ -13,6 +13,9 @@ from training.models.registry import find_network
 
 CONFIG_NAME: Final = "config.json"
 
+CENTRAL: Final = "central"
+"""Stands where a federated run names its strategy."""
+
 
 DEFAULTS_3D: Final[dict[str, Any]] = {"crop": 128, "batch_size": 2, "weights": "none"}
 """Of networks of three dimensions: the crop that is usual for them, and a batch that fits a GPU of 24 GB."""
@@ -133,7 +136,7 @@ def make_config(**settings: Any) -> TrainConfig:  # noqa: ANN401
     try:
         return TrainConfig(**settings)
     except ValidationError as error:
-        raise InputError(describe(error)) from error
+        raise InputError(describe(error, settings.get("strategy"))) from error
 
 
 def named_values(name_of_option: str, options: Sequence[str]) -> dict[str, str]:
@@ -173,9 +176,15 @@ def read_config(run: Path) -> TrainConfig:
         raise InputError(f"{path} has settings of another release: {describe(error)}") from error
 
 
-def describe(error: ValidationError) -> str:
+def describe(error: ValidationError, strategy: str | None = None) -> str:
     """Name every setting that is wrong by its option, and how, in one line."""
     return "; ".join(
-        f"--{'-'.join(str(part) for part in problem['loc']).replace('_', '-')}: {problem['msg']}"
+        f"{option_of('-'.join(map(str, problem['loc'])), strategy)}: {problem['msg']}"
         for problem in error.errors()
     )
+
+
+def option_of(setting: str, strategy: str | None) -> str:
+    """Name the option by which a setting is given; rounds are the epochs of `train central`."""
+    name = "epochs" if (setting, strategy) == ("rounds", CENTRAL) else setting
+    return f"--{name.replace('_', '-')}"

@@ -1,11 +1,15 @@
 """Who takes part in a comparison of networks, and what each may spend."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from cache_schema.errors import InputError
 from training.config import named_values
+
+_COMMA: Final = re.compile(r",(?![0-9])")
+"""Between two networks; those in a list of numbers, such as `channels=8,16`, are followed by a digit."""
 
 MOST_EPOCHS: Final = 10
 """Lines that the log of a run has of its steps, and times that it is saved at least."""
@@ -42,9 +46,8 @@ def read_contestants(texts: Sequence[str]) -> tuple[Contestant, ...]:
     Raises:
         InputError: If one is written otherwise, or named twice.
     """
-    contestants = tuple(
-        _read_contestant(text) for word in texts for text in word.split(",") if text
-    )
+    words = (word for text in texts for word in _COMMA.split(text))
+    contestants = tuple(_read_contestant(word) for word in words if word)
     names = [contestant.name for contestant in contestants]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -71,6 +74,11 @@ class Budget:
 
     steps: int | None = None
     minutes: float | None = None
+
+    @property
+    def option(self) -> str:
+        """As it is typed."""
+        return f"--steps {self.steps}" if self.minutes is None else f"--minutes {self.minutes:g}"
 
 
 def divide(steps: int) -> dict[str, int]:

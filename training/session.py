@@ -10,7 +10,7 @@ from torch import nn
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, record_preprocessing
-from training.config import CONFIG_NAME, TrainConfig, read_config, write_config
+from training.config import CONFIG_NAME, TrainConfig, option_of, read_config, write_config
 from training.data import TrainingSet
 from training.device import (
     choose_device,
@@ -153,7 +153,7 @@ def _require_same_settings(config: TrainConfig, run: Path) -> None:
     if device_kind(given["device"]) == device_kind(saved["device"]):
         given["device"] = saved["device"]  # which of a kind, and how many, decides nothing
     changed = [
-        f"--{name.replace('_', '-')} {given[name]} instead of {value}"
+        f"{option_of(name, saved['strategy'])} {given[name]} instead of {value}"
         for name, value in saved.items()
         if given[name] != value
     ]

@@ -13,9 +13,9 @@ import training.fit
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
 from training import checkpoint
-from training.central import CENTRAL, run_central
+from training.central import run_central
 from training.checkpoint import load_weights
-from training.config import TrainConfig
+from training.config import CENTRAL, TrainConfig
 from training.data import SliceDataset
 from training.runlog import EVERYBODY, read_rounds
 
@@ -97,6 +97,19 @@ def test_a_run_that_was_killed_in_a_step_ends_with_the_same_bits(
         [(r.round, r.loss, r.dice) for r in read_rounds(each)] for each in (run, undisturbed)
     )
     assert mine == theirs
+
+
+def test_a_resumed_epoch_has_taken_the_time_before_the_kill_too(small_cache, config, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(KilledError):
+        run_central(config, small_cache, run, Counting(kill_at=4))
+    groups, position = checkpoint.load_resume(run)
+    assert position["done"]["num_steps"] == 2
+    assert position["seconds"] > 0
+    checkpoint.save_resume(run, groups, {**position, "seconds": 1000.0})
+    run_central(config, small_cache, run, Counting(), resume=True)
+    first, second = read_rounds(run)
+    assert first.seconds > 1000 > second.seconds
 
 
 @pytest.mark.parametrize("number", range(1, 8, 2))

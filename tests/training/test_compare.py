@@ -124,8 +124,12 @@ def test_what_is_missing_is_made_and_nothing_else(finished, small_cache, here, t
 
 
 def test_another_budget_or_setting_does_not_go_on_in_the_same_folder(finished, small_cache, here):
-    for changes in ({"budget": Budget(steps=8)}, {"learning_rate": 0.5}):
-        with pytest.raises(InputError, match=r"run with other settings; .*--out"):
+    for changes, message in (
+        ({"budget": Budget(steps=8)}, r"comparison under --steps 4, not --steps 8: .*--out"),
+        ({"budget": Budget(minutes=8.0)}, r"comparison under --steps 4, not --minutes 8: .*--out"),
+        ({"learning_rate": 0.5}, r"run with other settings; .*--out"),
+    ):
+        with pytest.raises(InputError, match=message):
             run("tiny", small_cache, finished[0], **changes)
     assert here == []
 
@@ -166,8 +170,16 @@ def test_one_that_fails_does_not_stop_the_others(small_cache, here, tmp_path, mo
     monkeypatch.setattr(training.compare, "run_central", train)
     told = Told()
     results = run("tiny3d,tiny", small_cache, tmp_path, observer=told)
-    assert told.failures == [("tiny3d", "tiny3d: out of memory: asked for 80 GB")]
+    assert told.failures == [("tiny3d", "tiny3d: RuntimeError: out of memory: asked for 80 GB")]
     assert [result.contestant.name for result in results] == ["tiny"]
+
+
+def test_weights_are_those_of_networks_of_slices(small_cache, here, tmp_path):
+    with pytest.raises(InputError, match=r"--weights .*nowhere\.pth"):
+        run("tiny3d,unetmm", small_cache, tmp_path, weights=str(tmp_path / "nowhere.pth"))
+    assert here == []  # found before anything was trained
+    (result,) = run("tiny3d", small_cache, tmp_path, weights=str(tmp_path / "nowhere.pth"))
+    assert result.config.weights == "none"
 
 
 def test_what_cannot_be_is_refused_before_anything_is_trained(small_cache, here, tmp_path):

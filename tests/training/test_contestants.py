@@ -1,7 +1,7 @@
 """Who takes part in a comparison, as it is typed."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache_schema.errors import InputError
@@ -36,6 +36,13 @@ def test_what_cannot_be_told_apart_is_refused(texts, message):
         read_contestants(texts)
 
 
+def test_a_list_of_numbers_is_one_option():
+    first, second = read_contestants(["unet3d:channels=4,4,8:strides=2,2,transbts+tta,"])
+    assert first.options == {"channels": "4,4,8", "strides": "2,2"}
+    assert (second.model, second.tta) == ("transbts", True)
+
+
+@settings(deadline=None)
 @given(st.integers(1, 100_000))
 def test_epochs_divide_the_steps_without_a_rest(steps):
     parts = divide(steps)

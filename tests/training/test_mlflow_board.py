@@ -13,7 +13,8 @@ import pytest
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import digest, read_manifest
-from training.central import CENTRAL, run_central
+from training.central import run_central
+from training.config import CENTRAL
 from training.federated.engine import run_federation
 from training.mlflow_board import ENVIRONMENT, EXPERIMENT, ID_NAME, MlflowBoard
 from training.runlog import open_log, read_rounds, scalars_of

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from cache_schema.manifest import read_manifest
-from training.central import CENTRAL, run_central
+from training.central import run_central
 from training.checkpoint import load_weights
-from training.config import read_config
+from training.config import CENTRAL, read_config
 from training.evaluate import evaluate
 from training.export import FORMATS, describe_network, export_run
 from training.federated.engine import run_federation
@@ -153,5 +153,6 @@ def test_a_network_of_volumes_is_exported_for_its_patch(suffix, run, tmp_path):
     exported = FORMATS[suffix].load(out)
     assert exported(np.zeros((1, 4, *PATCH), np.float32)).shape == (1, 3, *PATCH)
     metadata = describe_network(run, read_config(run), 3)
-    assert "(batch, 4, depth, height, width)" in metadata["input"]
+    assert metadata["input"].startswith("image: (1, 4, depth, height, width) float32")
+    assert metadata["output"].startswith("probability: (1, 3, depth, height, width) float32")
     assert "one patch of 16 x 32 x 32 voxels" in metadata["input"]

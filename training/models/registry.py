@@ -83,9 +83,15 @@ def build_model(name: str, *, num_classes: int, **options: Any) -> nn.Module:  #
         options: Passed on to the network; each network has its own.
 
     Raises:
-        InputError: If there is no such network.
+        InputError: If there is no such network, or it cannot be built with these options.
     """
-    return find_network(name).build(num_classes=num_classes, **options)
+    network = find_network(name)
+    try:
+        return network.build(num_classes=num_classes, **options)
+    except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
+        given = ", ".join(f"{option}={value}" for option, value in options.items())
+        reason = " ".join(str(error).split())
+        raise InputError(f"--model {name} cannot be built with {given}: {reason}") from error
 
 
 def read_options(name: str, options: Mapping[str, str]) -> dict[str, Any]:

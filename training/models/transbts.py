@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cache_schema.vocabulary import MODALITIES
+from training.models.heads import require_equal_heads
 from training.models.logits import Logits
 from training.models.patch import refuse, require_size
 
@@ -139,6 +140,7 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, width: int, num_heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
+        require_equal_heads(width, num_heads)
         self.num_heads = num_heads
         self.dropout = dropout
         self.norm = nn.LayerNorm(width)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cache_schema.vocabulary import MODALITIES
+from training.models.heads import require_equal_heads
 from training.models.logits import Logits
 from training.models.patch import refuse, require_size
 
@@ -266,6 +267,7 @@ class PairedAttention(nn.Module):
 
     def __init__(self, level: Level, *, num_heads: int, dropout: float) -> None:
         super().__init__()
+        require_equal_heads(level.channels, num_heads)
         self.num_heads = num_heads
         self.query_key_values = nn.Linear(level.channels, 4 * level.channels, bias=False)
         self.projection = nn.Parameter(torch.empty(level.positions, level.projection))

@@ -15,6 +15,7 @@ from cache_schema.errors import InputError
 from training.losses import deep_supervision_loss
 from training.models import monai_networks
 from training.models.monai_networks import TINY
+from training.models.registry import build_model
 from training.models.size import count_flops, count_parameters
 
 nets = pytest.importorskip("monai.networks.nets")
@@ -183,27 +184,31 @@ def test_a_patch_that_does_not_fit_is_one_line_with_what_does(name, patch, optio
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("unetr", {"hidden_size": 100}, ": unetr cannot be built so: .*divisible by num_heads"),
+        (
+            "unetr",
+            {"hidden_size": 100},
+            " unetr cannot be built with .*hidden_size=100.*divisible by",
+        ),
         (
             "swinunetr",
             {"feature_size": 20, "num_heads": (1, 1, 1, 1)},
-            ": swinunetr cannot be built so: .*divisible by 12",
+            " swinunetr cannot be built with .*divisible by 12",
         ),
         (
             "swinunetr",
             {"feature_size": 12, "norm_groups": 5},
-            ": swinunetr cannot be built so: .*divisible",
+            " swinunetr cannot be built with .*divisible",
         ),
         (
             "swinunetr",
             {"num_heads": (3, 6, 12, 25)},
-            " num_heads: swinunetr needs divisors .*feature_size=48, not .*25",
+            "-option num_heads: swinunetr needs divisors .*feature_size=48, not .*25",
         ),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_line(name, options, message):
-    with pytest.raises(InputError, match=f"^--model-option{message}") as caught:
-        build(name, **options)
+    with pytest.raises(InputError, match=f"^--model{message}") as caught:
+        build_model(name, num_classes=3, patch=PATCH, **options)
     assert "\n" not in str(caught.value)
 
 

@@ -108,3 +108,20 @@ def test_a_network_of_volumes_is_built_for_the_patch_of_the_run():
 def test_a_setting_that_a_network_does_not_know_is_refused(settings, message):
     with pytest.raises(InputError, match=message):
         random_model(TrainConfig(weights="none", **settings))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "reason"),
+    [
+        ("transbts", {"channels": (4, 8, 8)}, "not enough values"),
+        ("transbts", {"num_heads": 5}, "cannot be divided among 5 heads"),
+        ("unetrpp", {"num_heads": 3}, "cannot be divided among 3 heads"),
+        ("nnformer", {"width": 7}, "cannot be divided among"),
+        ("nnformer", {"encoder_heads": (1, 2)}, "shorter"),
+    ],
+)
+def test_options_with_which_a_network_cannot_be_built_are_named(model, options, reason):
+    options = {**MODELS[model].tiny, **options}
+    with pytest.raises(InputError, match=rf"^--model {model} cannot be built with .*{reason}") as e:
+        build_model(model, num_classes=3, patch=(32, 32, 32), **options)
+    assert "\n" not in str(e.value)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.models.heads import require_equal_heads
 from training.models.nnformer.windows import Windows, relative_index
 
 BIAS_DEVIATION: Final = 0.02
@@ -72,6 +73,7 @@ class VolumeAttention(nn.Module):
 
     def __init__(self, channels: int, windows: Windows, num_heads: int) -> None:
         super().__init__()
+        require_equal_heads(channels, num_heads)
         self.windows = windows
         self.query_key_value = nn.Linear(channels, 3 * channels)
         self.attend = BiasedAttention(windows, num_heads)
@@ -94,6 +96,7 @@ class SkipAttention(nn.Module):
 
     def __init__(self, channels: int, windows: Windows, num_heads: int) -> None:
         super().__init__()
+        require_equal_heads(channels, num_heads)
         self.windows = windows
         self.key_value = nn.Linear(channels, 2 * channels)
         self.attend = BiasedAttention(windows, num_heads)
