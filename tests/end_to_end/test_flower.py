@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -57,7 +58,7 @@ SETTINGS_3D = SETTINGS | {
     "slices": "all",
     "local_steps": 1,
 }
-PATIENCE_S = 240
+PATIENCE_S = 600
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +80,12 @@ def own_part(cache, client, folder) -> Path:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Find a port below those that the system gives to whoever asks for any, until it is used."""
+    while True:
+        port = secrets.choice(range(20000, 32000))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -408,7 +408,7 @@ def two_workers(folder: Path) -> Iterator[tuple[str, psutil.Popen, list[psutil.P
         with service(*worker, cwd=folder) as first, service(*worker, cwd=folder) as second:
             log = folder / "dask_scheduler.log"
             assert wait_until(
-                lambda: log.read_text().count("Register worker") == 2, pause_s=0.05
+                lambda: log.read_text().count("Register worker") >= 2, pause_s=0.05
             ), (folder / "dask_worker.log").read_text()
             yield address, scheduler, [first, second]
 
@@ -442,9 +442,9 @@ def test_a_worker_of_a_running_cluster_may_be_killed(cluster, archives, undistur
 def test_a_lost_scheduler_exits_with_1_and_one_line_and_the_next_run_goes_on(
     archives, undisturbed_slowly, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(ENVIRONMENT, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "2s")
     cache = tmp_path / "cache"
     with two_workers(tmp_path) as (address, scheduler, _):
+        monkeypatch.setitem(ENVIRONMENT, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "2s")
         command = slowly(archives, cache, "--scheduler", address)
         with started(command, tmp_path) as preparation:
             assert wait_until(lambda: num_shards_done(cache) >= 3 or not preparation.is_running())

@@ -261,17 +261,18 @@ def after_kill(scheduler, small_plan, tmp_path_factory) -> Path:
     failures: list[Exception] = []
 
     def kill_reader() -> None:
+        writer = _open_once_read(pipe)
         try:
-            writer = _open_once_read(pipe)
             (partial,) = (cache / small_plan.shards[0].path).parent.glob("shard-000.h5.*.partial")
             # From now on the path is an ordinary file, for the worker that tries again.
             copy = folder / "copy"
             shutil.copy(case.files["t1"], copy)
             copy.replace(pipe)
             os.kill(int(partial.name.split(".")[2]), signal.SIGKILL)
-            os.close(writer)
         except Exception as error:  # noqa: BLE001  # reported by the main thread
             failures.append(error)
+        finally:
+            os.close(writer)  # or the worker reads for ever
 
     killer = threading.Thread(target=kill_reader)
     killer.start()
@@ -388,10 +389,11 @@ def deadly_run(small_plan, tmp_path_factory):
             except OSError:  # nobody reads
                 time.sleep(0.01)
                 continue
-            for link in Path("/proc").glob("[0-9]*/fd/*"):
-                with suppress(OSError):
-                    if link.resolve() == pipe and int(link.parts[2]) != os.getpid():
-                        os.kill(int(link.parts[2]), signal.SIGKILL)
+            for process in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):  # it may end while it is looked at
+                    links = [link.resolve() for link in (process / "fd").iterdir()]
+                    if pipe in links and int(process.name) != os.getpid():
+                        os.kill(int(process.name), signal.SIGKILL)
             os.close(writer)
 
     killer = threading.Thread(target=kill_readers)
@@ -433,7 +435,10 @@ def test_a_case_that_bursts_the_memory_of_a_worker_is_quarantined_alone(small_pl
 
 
 def test_a_scheduler_without_workers_is_refused(small_plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.cluster, "TIMEOUT_S", 1)
+    honest = Client.wait_for_workers
+    monkeypatch.setattr(
+        Client, "wait_for_workers", lambda client, count, **_: honest(client, count, timeout=1)
+    )
     with (
         LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         pytest.raises(InputError, match=r"has no workers; start some with `dask worker tcp://127"),
