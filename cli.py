@@ -63,6 +63,11 @@ console = Console()
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
+def _say(text: str) -> None:
+    """Print a line as it is: brackets in it are no markup, and only a terminal breaks it."""
+    console.print(text, markup=False, emoji=False, soft_wrap=True)
+
+
 def run_prep() -> None:
     """Enter the console command `prep`."""
     _run(prep)
@@ -186,7 +191,7 @@ def prep_phantom(
             on_case=lambda case_id: progress.update(task, advance=1, description=case_id),
         )
     cohorts = ", ".join(f"{count} of {cohort}" for cohort, count in summary.num_cases.items())
-    console.print(f"{summary.num_patients} patients in {out}: cases {cohorts}")
+    _say(f"{summary.num_patients} patients in {out}: cases {cohorts}")
 
 
 @prep.command("scan")
@@ -298,9 +303,9 @@ def prep_partition(
         )
     console.print(cohort_table(result.manifest), client_table(result.manifest))
     num_shards = len(result.manifest.shards)
-    console.print(f"{num_shards} shards in {cache}, {result.num_reused} of them kept as they were")
+    _say(f"{num_shards} shards in {cache}, {result.num_reused} of them kept as they were")
     for name in result.removed:
-        console.print(f"removed {name}: it belonged to an earlier partition")
+        _say(f"removed {name}: it belonged to an earlier partition")
     for entry in result.manifest.quarantined:
         errors.print(f"quarantined {entry.case_id}: {entry.reason}", markup=False)
     for client, count in result.short_clients.items():
@@ -329,13 +334,13 @@ def prep_verify(
             ),
         )
     for problem in problems:
-        console.print(problem, markup=False)
+        _say(problem)
     if problems:
         raise InputError(
             f"{cache} has {len(problems)} problem(s), first {problems[0]}; `prep partition` with the "
             "options it was made with rebuilds what is damaged"
         )
-    console.print(f"{cache} agrees with its manifest")
+    _say(f"{cache} agrees with its manifest")
 
 
 @prep.command("show")
@@ -358,7 +363,7 @@ def prep_show(
         from pipeline.page import write_pictures
 
         for path in write_pictures(cache, manifest, html=html, png=png):
-            console.print(f"written: {path}")
+            _say(f"written: {path}")
 
 
 @export.command("nnunet")
@@ -374,7 +379,7 @@ def prep_export_nnunet(
 
     with _counting("cases") as on_case:
         summary = export_nnunet(cache, out, regions=regions, on_case=on_case)
-    console.print(
+    _say(
         f"{summary.training_cases} training and {summary.test_cases} test cases in {out}, "
         f"{summary.folds} folds by patient"
     )
@@ -504,10 +509,13 @@ def _boards(mlflow: str | None) -> "Iterator[Sequence[Board]]":
 
 
 _PARAMETERS = {"strategy_options": "strategy_option", "model_options": "model_option"}
-"""Settings that have another name on the command line."""
+"""Settings that have another name on the command line; rounds have it in `train central`."""
 
 
-def _is_given(context: typer.Context, parameter: str) -> bool:
+def _is_given(context: typer.Context, setting: str) -> bool:
+    parameter = _PARAMETERS.get(setting, setting)
+    if parameter not in context.params:
+        parameter = "epochs"
     return context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
 
 
@@ -520,22 +528,24 @@ def _settings(context: typer.Context) -> dict[str, object]:
         if parameter in context.params:
             option = f"--{parameter.replace('_', '-')}"
             settings[setting] = named_values(option, context.params[parameter] or ())
+    if "epochs" in context.params:
+        settings["rounds"] = context.params["epochs"]
     return settings
 
 
 def _training_config(context: typer.Context, run: Path, **fixed: object) -> "TrainConfig":
     """Check the settings on the command line, or with --resume those that it changes."""
-    from training.config import make_config, read_config
+    from training.config import CENTRAL, make_config, read_config
 
     given = _settings(context)
     if not context.params["resume"]:
         return make_config(**given, **fixed)
-    named = {
-        name: value
-        for name, value in given.items()
-        if _is_given(context, _PARAMETERS.get(name, name))
-    }
-    return make_config(**{**read_config(run).model_dump(), **named})
+    saved = read_config(run).model_dump()
+    own = "central" if saved["strategy"] == CENTRAL else "fed"
+    if context.command.name != own:
+        raise InputError(f"{run} is a run of `train {own}`; go on with it by that command")
+    named = {name: value for name, value in given.items() if _is_given(context, name)}
+    return make_config(**{**saved, **named})
 
 
 @train.command("fed")
@@ -625,8 +635,8 @@ def train_fed(
     if target_dice is not None:
         reached = record_target(run, target_dice)
         when = "no round" if reached is None else f"round {reached} first"
-        console.print(f"{when} reached a mean training Dice of {target_dice:g}")
-    console.print(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
+        _say(f"{when} reached a mean training Dice of {target_dice:g}")
+    _say(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
 
 
 @train.command("central")
@@ -661,12 +671,13 @@ def train_central(
     mlflow: Mlflow = None,
 ) -> None:
     """Train one model on everybody's slices together, as if there were no clients."""
-    from training.central import CENTRAL, run_central
+    from training.central import run_central
+    from training.config import CENTRAL
 
-    config = _training_config(context, run, strategy=CENTRAL, rounds=epochs, local_epochs=1)
+    config = _training_config(context, run, strategy=CENTRAL, local_epochs=1)
     with _boards(mlflow) as boards, _progress("steps") as progress:
         run_central(config, cache, run, _TrainingBar(progress), resume=resume, boards=boards)
-    console.print(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
+    _say(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
 
 
 Tta = Annotated[bool, typer.Option("--tta", help="Average probabilities over flips of the slices.")]
@@ -714,6 +725,7 @@ def train_eval(
     from training.evaluate import evaluate, require_runs
     from training.fairness import evaluate_clients, write_client_evaluation
     from training.models.trained import network_size
+    from training.provenance import least_known
     from training.score_files import untrained_means, write_evaluation
     from training.scores import Scoring
     from training.show import (
@@ -726,7 +738,7 @@ def train_eval(
     )
 
     scoring = Scoring(convention, tta, postprocess_et, batch_size)
-    require_runs(runs, cache)
+    require_runs(runs, cache, untrained=untrained)
     scored = []
     for run in runs:
         with _counting("cases") as count:
@@ -737,8 +749,8 @@ def train_eval(
         console.print(score_table(evaluation, str(run), seed=seed))
         before = untrained_means(run, evaluation)
         if before is not None and not untrained:
-            console.print(describe_gain(evaluation, before))
-        console.print(f"written: {paths[0]}, {paths[1]}")
+            _say(describe_gain(evaluation, before))
+        _say(f"written: {paths[0]}, {paths[1]}")
         if clients:
             with _counting("training cases") as count:
                 fairness = evaluate_clients(
@@ -746,12 +758,13 @@ def train_eval(
                 )
             paths = write_client_evaluation(run, fairness)
             console.print(fairness_table(fairness, str(run)))
-            console.print(f"written: {paths[0]}, {paths[1]}")
+            _say(f"written: {paths[0]}, {paths[1]}")
         scored.append(ScoredRun(str(run), evaluation, *network_size(run)))
     console.print(*paper_tables(scored))
     if len(scored) > 1:
         comparisons = compare_runs({each.name: each.evaluation for each in scored})
-        console.print(comparison_table(comparisons, scored[0].evaluation.leakage))
+        leakage = least_known(each.evaluation.leakage for each in scored)
+        console.print(comparison_table(comparisons, leakage))
 
 
 @train.command("predict")
@@ -799,7 +812,8 @@ def train_predict(
             for line in outcome.warnings(is_one_of_many=len(requests) > 1):
                 errors.print(line, markup=False)
             for path, content in outcome.written.items():
-                progress.print(f"written: {path} ({content})", markup=False)
+                line = f"written: {path} ({content})"
+                progress.print(line, markup=False, emoji=False, soft_wrap=True)
             outcomes.append(outcome)
     if (problem := summarise(outcomes)) is not None:
         raise InputError(problem)
@@ -817,7 +831,7 @@ def train_export(
 
     with console.status("exporting and comparing"):
         difference = export_run(run, out)
-    console.print(
+    _say(
         f"written: {out}; on random slices its probabilities differ by at most {difference:.2g} from the "
         f"network's ({TOLERANCE:g} is allowed)"
     )
@@ -840,7 +854,7 @@ def train_report(
     from training.report.page import write_report
 
     write_report(runs, cache, out, device=device)
-    console.print(f"written: {out}")
+    _say(f"written: {out}")
 
 
 @train.command("watch")
@@ -875,7 +889,7 @@ def train_models(
         console.print(line, highlight=False)
     if json is not None:
         write_sizes(json, sizes)
-        console.print(f"written: {json}")
+        _say(f"written: {json}")
 
 
 class _AblationBar(_TrainingBar):
@@ -916,7 +930,7 @@ def train_ablate(
     with _progress("steps") as progress:
         ablation = ablate(config, cache, run, _AblationBar(progress))
     console.print(ablation_table(ablation), statistics_table(ablation))
-    console.print(f"written: {write_ablation(run, ablation)}")
+    _say(f"written: {write_ablation(run, ablation)}")
 
 
 class _CompareLines:
@@ -927,7 +941,7 @@ class _CompareLines:
         doing = (
             "finished already" if is_finished else f"training; `train watch {folder}` shows how far"
         )
-        console.print(f"{name}: {doing}")
+        _say(f"{name}: {doing}")
 
     def failed(self, name: str, reason: str) -> None:
         """Say why one is not in the table."""
@@ -988,7 +1002,7 @@ def train_compare(
     )
     if results:
         console.print(*paper_tables(scored_runs(results)), cost_table(results))
-        console.print(f"written: {write_comparison(out, results)}")
+        _say(f"written: {write_comparison(out, results)}")
     if len(results) < len(contestants):
         raise InputError(
             f"{len(contestants) - len(results)} of {len(contestants)} networks failed, see above; the same "
@@ -1035,7 +1049,7 @@ def site_init(
             loader_workers=loader_workers,
         ),
     )
-    console.print(f"{folder} is made; send {folder / PUBLIC_KEY_NAME} to the coordinator")
+    _say(f"{folder} is made; send {folder / PUBLIC_KEY_NAME} to the coordinator")
 
 
 @site.command("check")

@@ -90,8 +90,9 @@ def plan_requests(
         return (_checked(Request(name, given, out)),)
     if case.is_file():
         raise InputError(f"{case} is one file; give its case's folder, or {ONE_BY_ONE}")
+    case = case.absolute()  # of `.` the name is what tells a case
     found = _find(case)
-    if canonical_case_id(case.absolute().name) is not None:
+    if canonical_case_id(case.name) is not None:
         return tuple(_checked(Request(each.case_id, each.files, out)) for each in found)
     if out.name.endswith(SUFFIX) or out.is_file():
         raise InputError(

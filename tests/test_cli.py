@@ -348,6 +348,25 @@ def test_a_resumed_run_keeps_its_settings_and_refuses_others_by_option(cache, tm
     assert_fails(result, "run was begun with other settings (--rounds 9 instead of 2)")
 
 
+def test_a_run_is_gone_on_with_by_its_own_command_and_its_own_epochs(cache, tmp_path):
+    settings = {"weights": "none", "crop": 64, "rounds": 2, "device": "cpu"}
+    for name, strategy in (("federated", "fedavg"), ("central", "central")):
+        (tmp_path / name).mkdir()
+        write_config(tmp_path / name, make_config(strategy=strategy, **settings))
+    command = ("--cache", cache, "--resume", "--run")
+    result = run("train", "central", *command, "federated", cwd=tmp_path)
+    assert_fails(result, "federated is a run of `train fed`")
+    result = run("train", "fed", *command, "central", cwd=tmp_path)
+    assert_fails(result, "central is a run of `train central`")
+    result = run("train", "central", *command, "central", "--epochs", 9, cwd=tmp_path)
+    assert_fails(result, "central was begun with other settings (--epochs 9 instead of 2)")
+
+
+def test_a_number_of_epochs_that_cannot_be_is_named(cache, tmp_path):
+    result = run("train", "central", "--cache", cache, "--epochs", 0, cwd=tmp_path)
+    assert_fails(result, "--epochs: ")
+
+
 @pytest.mark.parametrize(
     ("options", "mention"),
     [

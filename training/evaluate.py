@@ -9,13 +9,14 @@ from torch import nn
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import digest, read_manifest
+from training.checkpoint import load_weights
 from training.config import TrainConfig, read_config
 from training.device import choose_device
 from training.metrics import CONVENTIONS, score_case
 from training.models.initial import initial_model, patch_of
 from training.models.trained import trained_model
 from training.predict import predict_labels
-from training.provenance import require_same_cache
+from training.provenance import known_leakage, read_provenance, require_same_cache
 from training.scores import CaseScore, Evaluation, Scoring
 from training.surface import Spacing
 from training.volumes import CaseVolume, VolumeDataset
@@ -24,11 +25,17 @@ CaseDone = Callable[[str, int], None]
 """Is told a case's id and the number of cases."""
 
 
-def require_runs(runs: Sequence[Path], cache: Path) -> None:
+def require_runs(runs: Sequence[Path], cache: Path, *, untrained: bool = False) -> None:
     """Make sure that all runs can be scored on one cache, before the first of them is.
 
+    Args:
+        runs: Folders.
+        cache: On which they are to be scored.
+        untrained: Whether the networks before the first round are asked for, which need no weights.
+
     Raises:
-        InputError: If a folder is named twice, is no run, or was trained on another cache.
+        InputError: If a folder is named twice, is no run, has no weights yet, or was trained on another
+            cache.
     """
     manifest = read_manifest(cache)
     for place, run in enumerate(runs):
@@ -36,6 +43,8 @@ def require_runs(runs: Sequence[Path], cache: Path) -> None:
             raise InputError(f"{run} is named twice")
         read_config(run)
         require_same_cache(run, cache, manifest)
+        if not untrained:
+            load_weights(run)
 
 
 def evaluate(
@@ -95,6 +104,7 @@ def evaluate_dataset(
     _require_convention(scoring.convention)
     config = read_config(run)
     require_same_cache(run, cache, dataset.manifest)
+    leakage = known_leakage(read_provenance(run), dataset.manifest)
     model, round_number = (initial_model(config), 0) if untrained else trained_model(run, config)
     model = model.to(choose_device(device))
     scores = []
@@ -105,7 +115,7 @@ def evaluate_dataset(
         on_case(score.case_id, len(dataset))
     return Evaluation(
         tuple(scores),
-        dataset.manifest.leakage,
+        leakage,
         scoring.convention,
         round_number,
         digest(dataset.manifest),

@@ -115,7 +115,7 @@ def describe_network(run: Path, config: TrainConfig, round_number: int) -> dict[
     """
     record = read_preprocessing(run)
     patch = patch_of(config)
-    space = "height, width" if patch is None else "depth, height, width"
+    batch, space = ("batch", "height, width") if patch is None else ("1", "depth, height, width")
     sides = (
         f"sides are multiples of {STRIDE} from {2 * STRIDE} to {MOST_STRIDES * STRIDE}"
         if patch is None
@@ -125,8 +125,8 @@ def describe_network(run: Path, config: TrainConfig, round_number: int) -> dict[
         "program": f"fedunetmm {version('fedunetmm')}",
         "model": config.model,
         "round": str(round_number),
-        "input": f"image: (batch, 4, {space}) float32, normalised, background 0; {sides}",
-        "output": f"probability: (batch, 3, {space}) float32, after the sigmoid",
+        "input": f"image: ({batch}, 4, {space}) float32, normalised, background 0; {sides}",
+        "output": f"probability: ({batch}, 3, {space}) float32, after the sigmoid",
         "modalities": json.dumps(record.modalities),
         "planes": json.dumps(
             {name: list(values) for name, values in PLANES[config.target].items()}

@@ -2,19 +2,25 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
 from cache_schema.errors import InputError
-from cache_schema.manifest import Manifest, digest
+from cache_schema.manifest import LeakageRecord, Manifest, digest
 from cache_schema.preprocessing import PreprocessingRecord
 
 PROVENANCE_NAME: Final = "provenance.json"
 PREPROCESSING_NAME: Final = "preprocessing.json"
+
+
+class SiteLeakage(LeakageRecord):
+    """What one hospital's cache says of its test patients, if each hospital of a run had its own."""
+
+    other_sites: Literal["unknown"] = "unknown"
 
 
 def write_provenance(run: Path, manifest: Manifest, *, device: str) -> None:
@@ -97,9 +103,10 @@ def _write(run: Path, **identity: Any) -> None:  # noqa: ANN401 - any JSON
 
 
 def require_same_cache(run: Path, cache: Path, manifest: Manifest) -> None:
-    """Make sure that a run was trained on this very cache.
+    """Make sure that a run was trained on this very cache, or that one of its hospitals was.
 
-    Only then does the manifest's leak count say whether its test patients were trained on.
+    Only then does the manifest's leak count say whether its test patients were trained on. For a hospital's
+    own cache it says that of this hospital alone: see `known_leakage`.
 
     Raises:
         InputError: If the run was trained on another partition, or does not say on which.
@@ -110,3 +117,24 @@ def require_same_cache(run: Path, cache: Path, manifest: Manifest) -> None:
             f"{run} was trained on another cache than {cache}, whose test patients it may have seen; "
             "give the cache that it was trained on with --cache"
         )
+
+
+def known_leakage(provenance: Mapping[str, Any], manifest: Manifest) -> LeakageRecord:
+    """Take a manifest's leak count for what it is worth for a run.
+
+    Args:
+        provenance: Of the run, from `read_provenance`.
+        manifest: Of the cache that it was trained on, or of one of its hospitals.
+
+    Returns:
+        The count; a `SiteLeakage` if other hospitals trained on patients of whom nobody here knows.
+    """
+    if provenance["manifest"] is not None:
+        return manifest.leakage
+    return SiteLeakage(**dict(manifest.leakage))
+
+
+def least_known(records: Iterable[LeakageRecord]) -> LeakageRecord:
+    """Take the leak count of several runs on one cache, as what is true of all of them."""
+    first, *others = records
+    return next((each for each in (first, *others) if isinstance(each, SiteLeakage)), first)

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from cache_schema.manifest import LeakageRecord
 from cache_schema.vocabulary import COHORTS, REGIONS, Cohort
 from training.comparison import Comparison
 from training.fairness import TRAINED_ON, ClientEvaluation, spread_over_clients
+from training.provenance import SiteLeakage, least_known
 from training.published import PUBLISHED
-from training.scores import Evaluation
+from training.scores import CaseScore, Evaluation
 
 UNITS: Final = {
     "dice": ("Dice %", 100.0),
@@ -50,7 +52,7 @@ def score_table(evaluation: Evaluation, name: str = "the network", *, seed: int 
         seed: Of the bootstrap.
     """
     table = _table(
-        title=f"Scores of {name} {_describe_state(evaluation)}",
+        title=f"Scores of {escape(name)} {_describe_state(evaluation)}",
         caption=f"mean [95 % bootstrap interval over patients]; {describe_leakage(evaluation.leakage)}",
     )
     table.add_column("test set")
@@ -82,16 +84,16 @@ def paper_table(cohort: Cohort, runs: Sequence[ScoredRun]) -> Table:
 
     Args:
         cohort: With test cases in every run's evaluation.
-        runs: At least one; all on one cache, scored in the same way.
+        runs: At least one; all on one cache.
     """
     published = PUBLISHED[cohort]
-    evaluation = runs[0].evaluation
-    num_cases = len(evaluation.groups()[cohort])
-    ours = f"{_count(num_cases, 'case')}, {describe_rules(evaluation)}"
+    num_cases = len(runs[0].evaluation.groups()[cohort])
+    rules = describe_each([(run.name, describe_rules(run.evaluation)) for run in runs])
+    leakage = least_known(run.evaluation.leakage for run in runs)
     table = _table(
         title=f"{cohort}, as in the paper's Table {published.number}: Dice (%)",
         caption="published: the paper's own figures, on its own test cases; ours: "
-        f"{ours}; {describe_leakage(evaluation.leakage, cohort)}",
+        f"{_count(num_cases, 'case')}, {escape(rules)}; {describe_leakage(leakage, cohort)}",
     )
     table.add_column("method")
     table.add_column("scores")
@@ -104,9 +106,10 @@ def paper_table(cohort: Cohort, runs: Sequence[ScoredRun]) -> Table:
     for run in runs:
         means = run.evaluation.means()[cohort]
         sizes = run.parameters / 1e6, run.flops / 1e9
-        cells = [_percent(means[key]) for key in (*REGIONS, "mean")]
+        counts = count_defined(run.evaluation.groups()[cohort])
+        cells = [_mean(means[key], counts[key], num_cases) for key in counts]
         state = "ours" if run.evaluation.round else "ours, untrained"
-        table.add_row(run.name, state, *cells, *(f"{size:.2f}" for size in sizes))
+        table.add_row(escape(run.name), state, *cells, *(f"{size:.2f}" for size in sizes))
     return table
 
 
@@ -131,13 +134,13 @@ def comparison_table(comparisons: Sequence[Comparison], leakage: LeakageRecord) 
     for each in comparisons:
         test = each.test
         table.add_row(
-            f"{each.second} - {each.first}",
+            escape(f"{each.second} - {each.first}"),
             each.test_set,
             str(each.num_cases),
             "0" if test is None else str(test.num_patients),
             "-" if test is None else f"{100 * test.median_difference:+.2f}",
             "-" if test is None or test.p_value is None else f"{test.p_value:.2g}",
-            each.verdict,
+            escape(each.verdict),
         )
     return table
 
@@ -146,7 +149,7 @@ def fairness_table(result: ClientEvaluation, name: str = "the network") -> Table
     """Show the mean Dice of each client's training cases, and how it spreads over clients."""
     evaluation = result.evaluation
     table = _table(
-        title=f"Clients' own TRAINING cases: Dice (%) of {name} {_describe_state(evaluation)}",
+        title=f"Clients' own TRAINING cases: Dice (%) of {escape(name)} {_describe_state(evaluation)}",
         caption=f"{TRAINED_ON}; {describe_leakage(evaluation.leakage)}",
     )
     table.add_column("client")
@@ -155,9 +158,11 @@ def fairness_table(result: ClientEvaluation, name: str = "the network") -> Table
     keys = (*REGIONS, "mean")
     clients = result.clients()
     for client, means in clients.items():
-        table.add_row(
-            str(client), str(int(means["cases"])), *(_percent(means[key]) for key in keys)
-        )
+        num_cases = int(means["cases"])
+        pairs = zip(result.owners, evaluation.scores, strict=True)
+        counts = count_defined([score for owner, score in pairs if owner == client])
+        cells = [_mean(means[key], counts[key], num_cases) for key in keys]
+        table.add_row(str(client), str(num_cases), *cells)
     table.add_section()
     spread = spread_over_clients(clients)
     for heading, field in (
@@ -165,8 +170,11 @@ def fairness_table(result: ClientEvaluation, name: str = "the network") -> Table
         ("standard deviation", "standard_deviation"),
         ("worst client", "worst"),
     ):
-        values = (getattr(spread[key], field, math.nan) for key in keys)
+        values = [getattr(spread[key], field, math.nan) for key in keys]
         table.add_row(heading, "", *map(_percent, values))
+    counts = {key: sum(not math.isnan(means[key]) for means in clients.values()) for key in keys}
+    if set(counts.values()) != {len(clients)}:
+        table.add_row("clients with a value", "", *map(str, counts.values()))
     return table
 
 
@@ -183,6 +191,20 @@ def _percent(fraction: float) -> str:
     return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
+def _mean(fraction: float, count: int, num_cases: int) -> str:
+    """Write a mean, and below it from how many cases it is, if not from all."""
+    if count == num_cases:
+        return _percent(fraction)
+    return f"{_percent(fraction)}\nof {_count(count, 'case') if count else 'no case'}"
+
+
+def count_defined(scores: Sequence[CaseScore]) -> dict[str, int]:
+    """Count the cases that have a Dice of each region, and those that have one of any: `mean`."""
+    defined = [[not math.isnan(score.values["dice"][r]) for r in REGIONS] for score in scores]
+    counts = {region: sum(case[i] for case in defined) for i, region in enumerate(REGIONS)}
+    return {**counts, "mean": sum(map(any, defined))}
+
+
 def _describe_state(evaluation: Evaluation) -> str:
     state = f"after round {evaluation.round}" if evaluation.round else "untrained"
     return f"{state}, {describe_rules(evaluation)}"
@@ -190,12 +212,28 @@ def _describe_state(evaluation: Evaluation) -> str:
 
 def describe_rules(evaluation: Evaluation) -> str:
     """Tell everything that scores of the same network depend on."""
-    rules = [f"convention {evaluation.convention}"]
-    if evaluation.tta:
+    return describe_scoring_by(*evaluation.rules)
+
+
+def describe_scoring_by(convention: str, tta: bool, postprocess_et: int) -> str:
+    """Tell the rules of scores, in the order of `Evaluation.rules`."""
+    rules = [f"convention {convention}"]
+    if tta:
         rules.append("averaged over flips")
-    if evaluation.postprocess_et:
-        rules.append(f"fewer than {evaluation.postprocess_et} ET voxels made NEC")
+    if postprocess_et:
+        rules.append(f"fewer than {postprocess_et} ET voxels made NEC")
     return ", ".join(rules)
+
+
+def describe_each(texts: Sequence[tuple[str, str]]) -> str:
+    """Say once what holds of all runs, or with its name what holds of each.
+
+    Args:
+        texts: Names of runs, at least one, with what is to be said of them.
+    """
+    if len({text for _, text in texts}) == 1:
+        return texts[0][1]
+    return "; ".join(f"{name} {text}" for name, text in texts)
 
 
 def describe_gain(evaluation: Evaluation, untrained: Mapping[str, Mapping[str, float]]) -> str:
@@ -212,11 +250,14 @@ def describe_leakage(leakage: LeakageRecord, cohort: Cohort | None = None) -> st
         leakage: Of the cache.
         cohort: Tell also how many of this cohort's test patients.
     """
+    is_of_one_site = isinstance(leakage, SiteLeakage)
     line = (
         f"protocol {leakage.protocol}: {leakage.also_in_training} of {leakage.test_patients} test "
-        "patients were also trained on"
+        f"patients were also trained on{' by this hospital' if is_of_one_site else ''}"
     )
-    if cohort is None or cohort not in leakage.cohorts:
-        return line
-    own = leakage.cohorts[cohort]
-    return f"{line}, {own.also_in_training} of {own.test_patients} of {cohort}"
+    if cohort is not None and cohort in leakage.cohorts:
+        own = leakage.cohorts[cohort]
+        line += f", {own.also_in_training} of {own.test_patients} of {cohort}"
+    if is_of_one_site:
+        line += "; whether other hospitals trained on them is not known"
+    return line

@@ -44,6 +44,13 @@ def test_a_case_in_each_layout_gets_one_mask(prefix, small_tree, small_plan, tmp
     assert not labels[~brain].any()
 
 
+def test_a_case_may_be_where_one_stands(small_tree, tmp_path, monkeypatch):
+    folder = case_folder(small_tree, "BraTS20_")
+    monkeypatch.chdir(folder)
+    (request,) = plan_requests(Path(), NO_FILES, tmp_path / "mask.nii.gz")
+    assert (request.case_id, request.out) == (folder.name, tmp_path / "mask.nii.gz")
+
+
 def test_a_folder_of_cases_at_any_depth_gets_a_mask_each_named_by_its_case(small_tree, tmp_path):
     requests = plan_requests(small_tree, NO_FILES, tmp_path / "masks")
     assert len(requests) == 16

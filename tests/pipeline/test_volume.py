@@ -76,6 +76,19 @@ def test_the_same_voxels_give_the_same_bytes_without_a_time():
     assert content[4:8] == b"\0\0\0\0"  # MTIME of RFC 1952
 
 
+@pytest.mark.parametrize("slope", [1.0, 2.0])
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [([("R", "u1"), ("G", "u1"), ("B", "u1")], "RGB"), (np.complex64, "complex64")],
+)
+def test_colours_and_complex_numbers_are_no_intensities(dtype, name, slope):
+    image = nib.Nifti1Image(np.zeros((5, 4, 3), dtype), BRATS)
+    content = bytearray(image.to_bytes())
+    content[112:116] = np.float32(slope).tobytes()  # scl_slope
+    with pytest.raises(VolumeError, match=f"has voxels of type {name}, not numbers"):
+        decode_nifti(bytes(content))
+
+
 def test_scaled_integers_become_the_values_that_they_stand_for():
     image = nib.Nifti1Image(VOXELS, BRATS)
     image.header.set_slope_inter(0.5, 10)

@@ -64,6 +64,15 @@ def test_options_of_the_network_and_of_the_scores_are_saved_and_said(run, small_
     assert found == ("nan-drop", True, 7)
 
 
+def test_brackets_in_a_path_are_shown_and_a_long_one_is_not_wrapped(run, small_cache, tmp_path):
+    named = shutil.copytree(run, tmp_path / ("long" * 20) / "fed[a]")
+    result = CliRunner().invoke(
+        cli.train, ["eval", str(named), "--cache", str(small_cache)], catch_exceptions=False
+    )
+    line = f"written: {named / 'evaluation.csv'}, {named / 'evaluation.json'}"
+    assert line in result.output.splitlines()
+
+
 def test_clients_are_scored_apart_on_their_own_training_cases(run, small_cache):
     code, text = call(run, "--cache", small_cache, "--clients")
     assert code == 0

@@ -1,4 +1,5 @@
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from cache_schema.manifest import Options, read_manifest, write_manifest
 from pipeline.assemble import assemble_manifest
 from pipeline.plan import make_plan
 from pipeline.shard_task import make_shard
+from training.checkpoint import WEIGHTS_NAME
 from training.config import read_config
 from training.evaluate import evaluate, require_runs, restore_volume, spacing_mm
 from training.models.initial import initial_model
@@ -118,3 +120,11 @@ def test_all_runs_are_checked_before_the_first_is_scored(small_cache, tiny_run, 
         require_runs([tiny_run, tiny_run], small_cache)
     with pytest.raises(InputError, match="train fed"):
         require_runs([tiny_run, tmp_path], small_cache)
+
+
+def test_a_run_without_weights_is_found_before_the_first_is_scored(small_cache, tiny_run, tmp_path):
+    begun = shutil.copytree(tiny_run, tmp_path / "begun")
+    (begun / WEIGHTS_NAME).unlink()
+    with pytest.raises(InputError, match=r"begun/model\.safetensors cannot be read .* first round"):
+        require_runs([tiny_run, begun], small_cache)
+    require_runs([tiny_run, begun], small_cache, untrained=True)

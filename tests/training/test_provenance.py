@@ -1,13 +1,28 @@
+import shutil
+
 import pytest
 
 from cache_schema.errors import InputError
-from cache_schema.manifest import read_manifest
+from cache_schema.manifest import LeakageRecord, digest, read_manifest
 from training.evaluate import evaluate
-from training.provenance import require_same_cache
+from training.provenance import SiteLeakage, require_same_cache, write_remote_provenance
 
 
 def test_a_run_belongs_to_the_cache_that_it_was_trained_on(tiny_run, small_cache):
     require_same_cache(tiny_run, small_cache, read_manifest(small_cache))
+
+
+def test_one_hospitals_cache_tells_of_its_own_training_alone(tiny_run, small_cache, tmp_path):
+    manifest = read_manifest(small_cache)
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    for sites, kind in (
+        ((digest(manifest),) * 2, LeakageRecord),
+        ((digest(manifest), "another"), SiteLeakage),
+    ):
+        write_remote_provenance(run, name="a", sites=dict(enumerate(sites)))
+        leakage = evaluate(run, small_cache, on_case=lambda *_: None).leakage
+        assert type(leakage) is kind
+        assert leakage.test_patients == manifest.leakage.test_patients
 
 
 def test_scores_on_another_partition_are_refused(tiny_run, cache_copy):

@@ -8,6 +8,7 @@ from cache_schema.manifest import CohortLeakage, LeakageRecord
 from cache_schema.vocabulary import REGIONS
 from training.comparison import compare_runs
 from training.fairness import ClientEvaluation
+from training.provenance import SiteLeakage
 from training.scores import CaseScore, Evaluation
 from training.show import (
     ScoredRun,
@@ -49,7 +50,7 @@ SCORES = (
 
 def evaluation(round_number=7, **changes):
     fields = {"convention": "brats2020", "round": round_number, "manifest": "digest"}
-    return Evaluation(SCORES, LEAKAGE, **fields | changes)
+    return Evaluation(SCORES, **{"leakage": LEAKAGE} | fields | changes)
 
 
 def scored_run(name, **changes):
@@ -156,6 +157,48 @@ def test_every_table_of_the_paper_carries_our_leak_convention_and_number_of_case
         assert "published: the paper's own figures" in flat
 
 
+def test_runs_that_were_scored_in_different_ways_each_say_theirs():
+    runs = [scored_run("a"), scored_run("b", tta=True)]
+    flat = " ".join(printed(paper_tables(runs)[0]).split())
+    assert (
+        "ours: 1 case, a convention brats2020; b convention brats2020, averaged over flips;" in flat
+    )
+
+
+def test_brackets_in_the_name_of_a_run_are_no_markup():
+    run = scored_run("runs/fed[a][/b]")
+    same = dict.fromkeys(("x[a]", "y[/b]"), run.evaluation)
+    for table in (
+        score_table(run.evaluation, run.name),
+        paper_tables([run])[0],
+        paper_tables([run, scored_run("other", tta=True)])[0],
+        fairness_table(ClientEvaluation(run.evaluation, (0, 1)), run.name),
+    ):
+        assert "runs/fed[a][/b]" in printed(table, 160)
+    assert "y[/b] - x[a]" in printed(comparison_table(compare_runs(same), LEAKAGE))
+
+
+def test_means_of_some_cases_tell_of_how_many_beside_the_paper_and_of_clients():
+    nan = math.nan
+    scores = (
+        case("a", "brats2020", (0.25, 0.5, 0.75)),
+        case("b", "brats2020", (nan, 1.0, 1.0)),
+        case("c", "brats2020", (nan, nan, nan)),
+    )
+    result = Evaluation(scores, LEAKAGE, "nan-drop", 7, "digest")
+    (table,) = paper_tables([ScoredRun("mine", result, 1, 1)])
+    rows = rows_of(printed(table))
+    place = next(i for i, row in enumerate(rows) if row[:1] == ["mine"])
+    assert rows[place][2:6] == ["25.00", "75.00", "87.50", "62.50"]
+    assert rows[place + 1] == ["of", "1", "case", *["of", "2", "cases"] * 3]
+    rows = rows_of(printed(fairness_table(ClientEvaluation(result, (0, 0, 1)))))
+    assert ["0", "2", "25.00", "75.00", "87.50", "62.50"] in rows
+    assert ["of", "1", "case"] in rows
+    assert ["1", "1", "-", "-", "-", "-"] in rows
+    assert ["of", "no", "case"] * 4 in rows
+    assert ["clients", "with", "a", "value", "1", "1", "1", "1"] in rows
+
+
 def test_a_comparison_tells_cases_difference_p_and_what_it_means():
     names = [f"c{i}" for i in range(6)]
     first = tuple(case(name, "brats2018", (0.5, 0.5, 0.5)) for name in names)
@@ -205,3 +248,14 @@ def test_the_leak_is_said_in_a_line():
     assert describe_leakage(LEAKAGE) == LEAK
     assert describe_leakage(LEAKAGE, "brats2019") == LEAK
     assert describe_leakage(LEAKAGE, "brats2020").endswith(", 1 of 2 of brats2020")
+
+
+def test_what_one_hospital_knows_of_its_test_patients_is_not_taken_for_all():
+    leakage = SiteLeakage(**dict(LEAKAGE))
+    end = "; whether other hospitals trained on them is not known"
+    assert describe_leakage(leakage) == f"{LEAK} by this hospital{end}"
+    assert describe_leakage(leakage, "brats2020") == (
+        f"{LEAK} by this hospital, 1 of 2 of brats2020{end}"
+    )
+    runs = [scored_run("one"), scored_run("two", leakage=leakage)]
+    assert end in " ".join(printed(paper_tables(runs)[0]).split())

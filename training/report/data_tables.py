@@ -1,13 +1,18 @@
 """Tables of the cache: its cohorts, its clients, and what was left out."""
 
-from cache_schema.manifest import Manifest
+from cache_schema.manifest import LeakageRecord, Manifest
 from cache_schema.vocabulary import COHORTS, LABELS
 from training.report.table import PageTable, Row, thousands
 from training.show import describe_leakage
 
 
-def cohort_table(manifest: Manifest) -> PageTable:
-    """Count the cases of each cohort, and the test patients that are trained on as well."""
+def cohort_table(manifest: Manifest, leakage: LeakageRecord) -> PageTable:
+    """Count the cases of each cohort, and the test patients that are trained on as well.
+
+    Args:
+        manifest: Of the cache.
+        leakage: What its leak count is worth for the runs of the page.
+    """
     rows = []
     for name in (cohort for cohort in COHORTS if cohort in manifest.cohorts):
         cohort, leak = manifest.cohorts[name], manifest.leakage.cohorts.get(name)
@@ -25,7 +30,7 @@ def cohort_table(manifest: Manifest) -> PageTable:
         "of these trained on",
     )
     return PageTable(
-        f"Cohorts and their test sets; {describe_leakage(manifest.leakage)}", header, tuple(rows)
+        f"Cohorts and their test sets; {describe_leakage(leakage)}", header, tuple(rows)
     )
 
 

@@ -9,7 +9,7 @@ import jinja2
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, digest, read_manifest
 from training.config import TrainConfig
-from training.provenance import require_same_cache
+from training.provenance import SiteLeakage, known_leakage, least_known, require_same_cache
 from training.report.charts import (
     client_charts,
     comparison_charts,
@@ -114,13 +114,15 @@ def _render(manifest: Manifest, runs: Sequence[RunRecord], sections: Sequence[Ru
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    leakage = least_known(known_leakage(run.provenance, manifest) for run in runs)
     return environment.get_template("report.html.j2").render(
         manifest=manifest,
         identity=digest(manifest),
-        leakage=describe_leakage(manifest.leakage),
+        leakage=describe_leakage(leakage),
+        knows_all=not isinstance(leakage, SiteLeakage),
         num_patients=len({case.patient_id for case in manifest.cases}),
         num_test=sum(case.split == "test" for case in manifest.cases),
-        cohorts=cohort_table(manifest),
+        cohorts=cohort_table(manifest, leakage),
         clients=client_table(manifest),
         composition=composition_charts(manifest),
         omissions=omission_tables(manifest),

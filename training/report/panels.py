@@ -55,19 +55,24 @@ def case_panels(run: RunRecord, dataset: VolumeDataset, device: str) -> list[Pic
 
 
 def choose_cases(scores: Sequence[CaseScore]) -> dict[str, CaseScore]:
-    """Pick cases by the Dice of the whole tumour: by rank, each patient once."""
-    patients = {
-        score.patient_id: score for score in scores if not np.isnan(score.values["dice"]["WT"])
-    }
-    ranked = sorted(patients.values(), key=lambda score: -score.values["dice"]["WT"])
-    if not ranked:
-        return {}
-    if len(ranked) == 1:
-        return {"Only": ranked[0]}
-    places = {"Best": 0, "Median": len(ranked) // 2, "Worst": len(ranked) - 1}
-    if len(ranked) == 2:  # no need to show the worst twice
-        del places["Median"]
-    return {rank: ranked[place] for rank, place in places.items()}
+    """Pick cases by the Dice of the whole tumour: by rank, each patient once.
+
+    The worst case is taken first, so that it is the worst whatever else its patient has; of a single
+    patient it is the only one.
+    """
+    defined = [score for score in scores if not np.isnan(score.values["dice"]["WT"])]
+    ranked = sorted(defined, key=lambda score: -score.values["dice"]["WT"])
+    middle = len(ranked) // 2
+    around = sorted(range(len(ranked)), key=lambda place: abs(place - middle))
+    orders = {"Worst": ranked[::-1], "Best": ranked, "Median": [ranked[place] for place in around]}
+    chosen: dict[str, CaseScore] = {}
+    for rank, order in orders.items():
+        taken = {score.patient_id for score in chosen.values()}
+        if others := [score for score in order if score.patient_id not in taken]:
+            chosen[rank] = others[0]
+    if len(chosen) == 1:
+        return {"Only": chosen["Worst"]}
+    return {rank: chosen[rank] for rank in ("Best", "Median", "Worst") if rank in chosen}
 
 
 def _predict(

@@ -1,8 +1,8 @@
 """Everything that a report needs to know of a run, read from its folder."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,17 @@ from cache_schema.vocabulary import COHORTS
 from training.config import TrainConfig, read_config
 from training.fairness import CLIENTS_PREFIX
 from training.models.trained import network_size
-from training.provenance import read_provenance
+from training.provenance import known_leakage, read_provenance
 from training.runlog import RoundRecord, read_events, rounds_of
 from training.score_files import (
     EVALUATION_NAME,
     UNTRAINED_NAME,
     load_evaluation,
     read_evaluation,
+    read_scores,
 )
 from training.scores import Evaluation, Summary
+from training.show import count_defined
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class RunRecord:
         flops: Of one forward pass of it.
         scored: The trained network's scores, or None.
         untrained: Those of the network before its first round, made in the same way, or None.
-        clients: Mean scores of clients' own cases as `train eval --clients` saved them, or None.
+        clients: Mean scores of clients' own cases as `train eval --clients` saved them, and as `counts`
+            how many cases have a value, or None.
     """
 
     name: str
@@ -95,22 +98,22 @@ def read_runs(runs: Sequence[Path], manifest: Manifest) -> tuple[RunRecord, ...]
 
 
 def _read(run: Path, name: str, manifest: Manifest) -> RunRecord:
-    config, events = read_config(run), read_events(run)
-    scored = _scored(run, EVALUATION_NAME, manifest)
-    untrained = _scored(run, UNTRAINED_NAME, manifest)
+    config, events, provenance = read_config(run), read_events(run), read_provenance(run)
+    scored = _scored(run, EVALUATION_NAME, manifest, provenance)
+    untrained = _scored(run, UNTRAINED_NAME, manifest, provenance)
     parameters, flops = network_size(run)
     return RunRecord(
         name=name,
         path=run,
         config=config,
-        provenance=read_provenance(run),
+        provenance=provenance,
         events=events,
         rounds=rounds_of(events),
         parameters=parameters,
         flops=flops,
         scored=scored,
         untrained=untrained if scored and untrained and _is_alike(scored, untrained) else None,
-        clients=_read_json(run / f"{CLIENTS_PREFIX}{EVALUATION_NAME}.json", manifest),
+        clients=_read_clients(run, manifest),
     )
 
 
@@ -120,18 +123,34 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
-def _scored(run: Path, name: str, manifest: Manifest) -> Scored | None:
+def _scored(
+    run: Path, name: str, manifest: Manifest, provenance: Mapping[str, Any]
+) -> Scored | None:
     """Read scores on this cache's test set; those on another are none."""
     document, evaluation = read_evaluation(run, name), load_evaluation(run, manifest, name)
     if document is None or evaluation is None:
         return None
     groups = {name: document["summary"].get(name) for name in (*COHORTS, "all")}
     summary = {name: group for name, group in groups.items() if group is not None}
-    return Scored(evaluation, summary)
+    return Scored(replace(evaluation, leakage=known_leakage(provenance, manifest)), summary)
 
 
 def _is_alike(scored: Scored, untrained: Scored) -> bool:
     return scored.evaluation.rules == untrained.evaluation.rules
+
+
+def _read_clients(run: Path, manifest: Manifest) -> dict[str, Any] | None:
+    """Read clients' scores, and count the cases behind each mean if their own scores are there."""
+    name = f"{CLIENTS_PREFIX}{EVALUATION_NAME}"
+    document, scores = _read_json(run / f"{name}.json", manifest), read_scores(run, name)
+    if document is None or not scores:
+        return document
+    owners = {case.case_id: str(case.client) for case in manifest.cases}
+    counts = {
+        client: count_defined([score for score in scores if owners.get(score.case_id) == client])
+        for client in document["clients"]
+    }
+    return {**document, "counts": counts}
 
 
 def _read_json(path: Path, manifest: Manifest) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Tables of scores; every caption tells the protocol and the leak count."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest
@@ -9,11 +9,21 @@ from cache_schema.vocabulary import COHORTS, REGIONS, Cohort
 from training.comparison import compare_runs
 from training.fairness import TRAINED_ON
 from training.metrics import METRICS
+from training.provenance import known_leakage, least_known
 from training.published import PUBLISHED
 from training.report.record import RunRecord, Scored
-from training.report.table import COLUMNS, NONE, PageTable, Row, interval, number, percent
+from training.report.table import (
+    COLUMNS,
+    NONE,
+    PageTable,
+    Row,
+    interval,
+    mean_cell,
+    number,
+    percent,
+)
 from training.scores import Evaluation
-from training.show import describe_leakage, describe_rules
+from training.show import describe_each, describe_leakage, describe_rules, describe_scoring_by
 
 HEADINGS: Final = {
     "dice": "Dice (%)",
@@ -75,18 +85,23 @@ def _paper_table(cohort: Cohort, runs: Sequence[tuple[RunRecord, Scored]]) -> Pa
         rows.append(Row((row.method, "published", *(f"{x:.2f}" for x in numbers)), "published"))
     for run, scored in runs:
         group = scored.summary[cohort]
-        dice = (number(group["dice"][column]["mean"], "dice") for column in COLUMNS)
+        dice = (_mean(group["dice"][column], group["cases"]) for column in COLUMNS)
         sizes = f"{run.parameters / 1e6:.2f}", f"{run.flops / 1e9:.2f}"
         rows.append(Row((run.name, "ours", *dice, *sizes), "ours"))
     first = runs[0][1]
-    rules = "; ".join(dict.fromkeys(describe_rules(each.evaluation) for _, each in runs))
+    rules = describe_each([(run.name, describe_rules(each.evaluation)) for run, each in runs])
+    leakage = least_known(each.evaluation.leakage for _, each in runs)
     caption = (
         f"As the paper's Table {published.number}, {cohort}: Dice (%). Published: the paper's own figures, "
         f"on its own test cases. Ours: {first.summary[cohort]['cases']} cases, {rules}; "
-        f"{describe_leakage(first.evaluation.leakage, cohort)}"
+        f"{describe_leakage(leakage, cohort)}"
     )
     header = ("method", "scores", *REGIONS, "Average", "Params (M)", "FLOPs (G)")
     return PageTable(caption, header, tuple(rows), text_columns=(0, 1), has_scores=True)
+
+
+def _mean(sample: Mapping[str, Any], num_cases: int) -> str:
+    return mean_cell(number(sample["mean"], "dice"), sample["count"], num_cases)
 
 
 def side_by_side_tables(runs: Sequence[RunRecord]) -> list[PageTable]:
@@ -102,7 +117,7 @@ def _side_by_side(runs: Sequence[tuple[RunRecord, Scored]], metric: str) -> Page
             heading = ("", "") if place else (test_set, str(group["cases"]))
             rows.append(Row((*heading, run.name, *_intervals(scored, test_set, metric))))
     rules = dict.fromkeys(f"{run.name} {_describe(each.evaluation)}" for run, each in runs)
-    leak = describe_leakage(runs[0][1].evaluation.leakage)
+    leak = describe_leakage(least_known(each.evaluation.leakage for _, each in runs))
     return PageTable(
         f"{HEADINGS[metric]}, means with 95 % bootstrap intervals: {'; '.join(rules)}; {leak}",
         ("test set", "cases", "run", *COLUMNS),
@@ -136,7 +151,7 @@ def paired_test_table(runs: Sequence[RunRecord]) -> PageTable | str | None:
             p = NONE if test.p_value is None else f"{test.p_value:.2g}"
             numbers[1:] = [str(test.num_patients), f"{100 * test.median_difference:+.2f}", p]
         rows.append(Row((f"{each.second} - {each.first}", each.test_set, *numbers, each.verdict)))
-    leak = describe_leakage(next(iter(evaluations.values())).leakage)
+    leak = describe_leakage(least_known(each.leakage for each in evaluations.values()))
     return PageTable(
         "Paired Wilcoxon signed-rank tests, two-sided, of each patient's mean Dice over ET, TC and WT; p is "
         f"not corrected for the number of tests; {leak}",
@@ -152,10 +167,13 @@ def fairness_table(run: RunRecord, manifest: Manifest) -> PageTable | None:
     if run.clients is None:
         return None
     keys = (*REGIONS, "mean")
-    rows = [
-        Row((client, str(each["cases"]), *(percent(each["dice"][key]) for key in keys)))
-        for client, each in run.clients["clients"].items()
-    ]
+    clients = sorted(run.clients["clients"].items(), key=lambda item: int(item[0]))
+    rows = []
+    for client, each in clients:
+        cases, dice = each["cases"], each["dice"]
+        counts = run.clients.get("counts", {}).get(client, {})
+        cells = (mean_cell(percent(dice[k]), counts.get(k, cases), cases) for k in keys)
+        rows.append(Row((client, str(cases), *cells)))
     for heading, field in (
         ("mean over clients", "mean"),
         ("standard deviation", "standard_deviation"),
@@ -163,13 +181,25 @@ def fairness_table(run: RunRecord, manifest: Manifest) -> PageTable | None:
     ):
         values = [(run.clients["spread"][key] or {}).get(field) for key in keys]
         rows.append(Row((heading, "", *map(percent, values)), "total"))
+    found = [sum(each["dice"][key] is not None for _, each in clients) for key in keys]
+    if set(found) != {len(clients)}:
+        rows.append(Row(("clients with a value", "", *map(str, found)), "total"))
     return PageTable(
-        f"Dice (%) on each client's own training cases, convention {run.clients['convention']}; {TRAINED_ON}; "
-        f"{describe_leakage(manifest.leakage)}",
+        f"Dice (%) on each client's own training cases {_describe_clients(run, run.clients)}; {TRAINED_ON}; "
+        f"{describe_leakage(known_leakage(run.provenance, manifest))}",
         ("client", "cases", *COLUMNS),
         tuple(rows),
         has_scores=True,
     )
+
+
+def _describe_clients(run: RunRecord, document: Mapping[str, Any]) -> str:
+    rules = (document[key] for key in ("convention", "tta", "postprocess_et"))
+    text = f"after round {document['round']}, {describe_scoring_by(*rules)}"
+    last = run.rounds[-1].round if run.rounds else 0
+    if last <= document["round"]:
+        return text
+    return f"{text}; training went on to round {last}: run train eval --clients again"
 
 
 def _describe(evaluation: Evaluation) -> str:

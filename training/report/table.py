@@ -58,15 +58,20 @@ def duration(seconds: float) -> str:
 def interval(sample: Mapping[str, Any], metric: str, num_cases: int) -> str:
     """Write a mean above its interval, and from how many cases it is, if not from all."""
     if sample["count"] == 0:
-        return f"{NONE}\nof 0 cases"
+        return mean_cell(NONE, 0, num_cases)
     low, high = (FACTORS[metric] * sample[key] for key in ("low", "high"))
     text = f"{number(sample['mean'], metric)}\n[{low:.1f}, {high:.1f}]"
-    return text if sample["count"] == num_cases else f"{text}\nof {sample['count']} cases"
+    return mean_cell(text, sample["count"], num_cases)
 
 
 def number(value: float, metric: str) -> str:
     """Write a score in the unit of its metric."""
     return NONE if math.isnan(value) else f"{FACTORS[metric] * value:.2f}"
+
+
+def mean_cell(text: str, count: int, num_cases: int) -> str:
+    """Write below a mean from how many cases it is, if not from all."""
+    return text if count == num_cases else f"{text}\nof {count} case{'' if count == 1 else 's'}"
 
 
 def percent(value: float | None) -> str:

@@ -10,7 +10,7 @@ def cells(table):
 
 def test_cohorts_are_counted_and_the_leak_is_in_the_caption(manifest):
     leak = manifest.leakage.model_copy(update={"test_patients": 29, "also_in_training": 28})
-    table = cohort_table(manifest.model_copy(update={"leakage": leak}))
+    table = cohort_table(manifest, leak)
     assert "28 of 29 test patients were also trained on" in table.caption
     assert cells(table) == [
         ("brats2018", "5", "5", "4", "1", "1", "0"),

@@ -106,6 +106,19 @@ def test_scores_that_are_older_than_the_weights_say_so(page_of, scored_run, copy
     assert line in page_of(run).text
 
 
+def test_hospitals_with_caches_of_their_own_know_nothing_of_each_others_patients(page_of, copy):
+    run = copy("own")
+    path = run / "provenance.json"
+    document = json.loads(path.read_text())
+    sites = {"0": document["manifest"], "1": "another"}
+    path.write_text(json.dumps({**document, "manifest": None, "sites": sites}))
+    text = page_of(run).text
+    leak = "also trained on by this hospital; whether other hospitals trained on them is not known"
+    assert text.count("also trained on") == text.count("also trained on by this hospital") > 9
+    assert leak in text
+    assert "trained on in no cohort" not in text
+
+
 def test_names_of_runs_are_escaped(page_of, copy):
     page = page_of(copy("<b>x&y"))
     assert ("h2", "Run <b>x&y") in page.headings

@@ -72,6 +72,20 @@ def test_the_best_the_median_and_the_worst_patient_are_chosen_once_each(scored_a
     assert choose_cases(scores[-2:]) == {}
 
 
+def test_the_worst_case_is_shown_even_if_its_patient_has_better_ones(scored_as):
+    cases = [("a", 0.9), ("b", 0.1), ("b", 0.8), ("c", 0.7), ("a", 0.6)]
+    cohorts = ("brats2018", "brats2018", "brats2020", "brats2018", "brats2019")
+    rows = [
+        (p, cohort, (0.0, 0.0, wt), 1.0) for (p, wt), cohort in zip(cases, cohorts, strict=True)
+    ]
+    chosen = choose_cases(scored_as("mine", *rows).scored.evaluation.scores)
+    assert {rank: score.values["dice"]["WT"] for rank, score in chosen.items()} == {
+        "Best": 0.9,
+        "Median": 0.7,
+        "Worst": 0.1,
+    }
+
+
 def test_a_scored_case_is_shown_with_its_scores(scored_record, tests_of):
     (picture,) = case_panels(scored_record, tests_of, "cpu")
     assert picture.title.startswith("Only: ")

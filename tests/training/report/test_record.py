@@ -19,6 +19,8 @@ def test_a_run_is_read_with_its_scores_log_and_size(scored_run, manifest, tiny_c
     assert record.scored.evaluation.round == 2
     assert record.untrained.evaluation.round == 0
     assert set(record.clients["clients"]) == {"0", "1"}
+    for client, each in record.clients["clients"].items():
+        assert set(record.clients["counts"][client].values()) == {each["cases"]}  # brats2020
     assert record.parameters == 4 * 6 * 9 + 6 + 2 * 6 + 6 * 3 + 3
 
 

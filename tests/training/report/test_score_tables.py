@@ -39,7 +39,7 @@ def test_every_metric_has_mean_and_median_of_every_test_set(scored_as):
 
 def test_cases_without_a_value_are_told(scored_as):
     run = scored_as("mine", LOW, ("b", "brats2018", (math.nan, 1.0, 0.75), 2.0))
-    assert cells(metric_tables(run)[0])[0][3] == "25.00\n[25.0, 25.0]\nof 1 cases"
+    assert cells(metric_tables(run)[0])[0][3] == "25.00\n[25.0, 25.0]\nof 1 case"
 
 
 def test_the_untrained_network_stands_below(scored_as):
@@ -114,6 +114,47 @@ def test_clients_scores_say_whose_cases_they_are(scored_record, manifest):
     first, second, mean, _, worst = (row[-1] for row in cells(table))
     assert float(mean) == pytest.approx((float(first) + float(second)) / 2, abs=0.01)
     assert worst == min(first, second, key=float)
+
+
+def test_twelve_clients_stand_by_number_with_rules_and_round(scored_record, manifest):
+    dice = {"ET": 0.5, "TC": 0.5, "WT": 0.5, "mean": 0.5}
+    names = [str(k) for k in range(12)]
+    clients = {name: {"cases": 2, "dice": dice} for name in sorted(names)}
+    document = scored_record.clients | {"clients": clients, "counts": {}}
+    document |= {"tta": True, "postprocess_et": 7, "round": 1}
+    table = fairness_table(replace(scored_record, clients=document), manifest)
+    assert [row[0] for row in cells(table)][:12] == names
+    assert (
+        "cases after round 1, convention brats2020, averaged over flips, fewer than 7 ET voxels made NEC; "
+        "training went on to round 2: run train eval --clients again; " in table.caption
+    )
+    newest = replace(scored_record, clients=document | {"round": 2})
+    assert "training went on" not in fairness_table(newest, manifest).caption
+
+
+def test_clients_means_of_some_cases_tell_of_how_many(scored_record, manifest):
+    dice = {"ET": None, "TC": 0.25, "WT": 0.5, "mean": 0.375}
+    counts = {"ET": 0, "TC": 1, "WT": 2, "mean": 2}
+    spread = dict.fromkeys(dice)
+    document = scored_record.clients | {
+        "clients": {"0": {"cases": 2, "dice": dice}},
+        "counts": {"0": counts},
+        "spread": spread,
+    }
+    table = fairness_table(replace(scored_record, clients=document), manifest)
+    assert cells(table)[0] == ("0", "2", "-\nof 0 cases", "25.00\nof 1 case", "50.00", "37.50")
+    assert cells(table)[-1] == ("clients with a value", "", "0", "1", "1", "1")
+
+
+def test_the_papers_rows_tell_each_runs_rules_and_of_how_many_cases(scored_as):
+    nan = ("b", "brats2018", (math.nan, 1.0, 0.75), 2.0)
+    runs = [scored_as("one", LOW, nan), scored_as("two", LOW, nan, tta=True)]
+    (table,) = paper_tables(runs)
+    assert table.rows[-1].cells[2:4] == ("25.00\nof 1 case", "75.00")
+    assert (
+        "2 cases, one convention brats2020; two convention brats2020, averaged over flips;"
+        in table.caption
+    )
 
 
 def test_every_table_of_scores_carries_protocol_and_leak_count(scored_as, scored_record, manifest):
