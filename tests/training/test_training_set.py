@@ -24,8 +24,8 @@ def test_a_network_of_slices_gets_slices_and_one_of_volumes_patches(
     assert isinstance(opened(tiny_config, small_cache), SliceDataset)
     patches = opened(volumes, small_cache)
     assert isinstance(patches, PatchDataset)
-    # the plane of 24 x 20 voxels is smaller than the crop: nothing more is read for the rotation
-    assert patches[PatchKey(0, 1)].image.shape == (4, 16, 32, 32)
+    # 32 (cos 15 + sin 15) = 39.2: what the rotation turns into its corners is read around it
+    assert patches[PatchKey(0, 1)].image.shape == (4, 16, 40, 40)
 
 
 def test_clients_and_their_names_are_passed_on(small_cache, tiny_config, volumes):
