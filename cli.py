@@ -508,14 +508,17 @@ def _boards(mlflow: str | None) -> "Iterator[Sequence[Board]]":
             errors.print(board.problem, markup=False)
 
 
-_PARAMETERS = {"strategy_options": "strategy_option", "model_options": "model_option"}
-"""Settings that have another name on the command line; rounds have it in `train central`."""
+_PARAMETERS = {
+    "strategy_options": "strategy_option",
+    "model_options": "model_option",
+    "rounds": "epochs",  # of `train central` alone
+}
+"""Settings that have another name on the command line."""
 
 
 def _is_given(context: typer.Context, setting: str) -> bool:
-    parameter = _PARAMETERS.get(setting, setting)
-    if parameter not in context.params:
-        parameter = "epochs"
+    other = _PARAMETERS.get(setting)
+    parameter = other if other in context.params else setting
     return context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
 
 
@@ -524,10 +527,10 @@ def _settings(context: typer.Context) -> dict[str, object]:
     from training.config import TrainConfig, named_values
 
     settings = {n: value for n, value in context.params.items() if n in TrainConfig.model_fields}
-    for setting, parameter in _PARAMETERS.items():
-        if parameter in context.params:
-            option = f"--{parameter.replace('_', '-')}"
-            settings[setting] = named_values(option, context.params[parameter] or ())
+    for name in ("strategy", "model"):
+        if f"{name}_option" in context.params:
+            texts = context.params[f"{name}_option"] or ()
+            settings[f"{name}_options"] = named_values(f"--{name}-option", texts)
     if "epochs" in context.params:
         settings["rounds"] = context.params["epochs"]
     return settings

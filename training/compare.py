@@ -109,7 +109,7 @@ def compare(
     """
     manifest = require_test_cases(cache)
     _refuse_another_budget(out, budget)
-    for contestant in contestants:
+    for contestant in {each.run_name: each for each in contestants}.values():
         config = _config(contestant, budget, settings, out)
         choose_device(config.device)
         initial_model(

@@ -73,10 +73,10 @@ def score_table(evaluation: Evaluation, name: str = "the network", *, seed: int 
 def _interval(sample: Mapping[str, Any], factor: float, num_cases: int) -> str:
     """Write a mean above its interval, and from how many cases it is, if not from all."""
     if sample["count"] == 0:
-        return "-\nof no case"
+        return _of_cases("-", 0, num_cases)
     mean, low, high = (factor * sample[key] for key in ("mean", "low", "high"))
     text = f"{mean:.2f}\n\\[{low:.1f}, {high:.1f}]"
-    return text if sample["count"] == num_cases else f"{text}\nof {_count(sample['count'], 'case')}"
+    return _of_cases(text, sample["count"], num_cases)
 
 
 def paper_table(cohort: Cohort, runs: Sequence[ScoredRun]) -> Table:
@@ -107,7 +107,7 @@ def paper_table(cohort: Cohort, runs: Sequence[ScoredRun]) -> Table:
         means = run.evaluation.means()[cohort]
         sizes = run.parameters / 1e6, run.flops / 1e9
         counts = count_defined(run.evaluation.groups()[cohort])
-        cells = [_mean(means[key], counts[key], num_cases) for key in counts]
+        cells = [_of_cases(_percent(means[key]), counts[key], num_cases) for key in counts]
         state = "ours" if run.evaluation.round else "ours, untrained"
         table.add_row(escape(run.name), state, *cells, *(f"{size:.2f}" for size in sizes))
     return table
@@ -161,7 +161,7 @@ def fairness_table(result: ClientEvaluation, name: str = "the network") -> Table
         num_cases = int(means["cases"])
         pairs = zip(result.owners, evaluation.scores, strict=True)
         counts = count_defined([score for owner, score in pairs if owner == client])
-        cells = [_mean(means[key], counts[key], num_cases) for key in keys]
+        cells = [_of_cases(_percent(means[key]), counts[key], num_cases) for key in keys]
         table.add_row(str(client), str(num_cases), *cells)
     table.add_section()
     spread = spread_over_clients(clients)
@@ -191,11 +191,11 @@ def _percent(fraction: float) -> str:
     return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
-def _mean(fraction: float, count: int, num_cases: int) -> str:
-    """Write a mean, and below it from how many cases it is, if not from all."""
+def _of_cases(text: str, count: int, num_cases: int) -> str:
+    """Write below a mean from how many cases it is, if not from all."""
     if count == num_cases:
-        return _percent(fraction)
-    return f"{_percent(fraction)}\nof {_count(count, 'case') if count else 'no case'}"
+        return text
+    return f"{text}\nof {_count(count, 'case') if count else 'no case'}"
 
 
 def count_defined(scores: Sequence[CaseScore]) -> dict[str, int]:

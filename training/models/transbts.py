@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cache_schema.vocabulary import MODALITIES
-from training.models.heads import require_equal_heads
+from training.models.attention_heads import require_equal_heads
 from training.models.logits import Logits
 from training.models.patch import refuse, require_size
 

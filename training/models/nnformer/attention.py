@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.models.heads import require_equal_heads
+from training.models.attention_heads import require_equal_heads
 from training.models.nnformer.windows import Windows, relative_index
 
 BIAS_DEVIATION: Final = 0.02
