@@ -204,7 +204,6 @@ def prep_scan(
     """Take stock of archives and read every voxel; writes nothing but --json FILE."""
     from json import dumps
 
-    from pipeline.case import voxel_digest
     from pipeline.cohorts import discover
     from pipeline.identity import identify
     from pipeline.run import inspect_cases
@@ -212,7 +211,7 @@ def prep_scan(
     from pipeline.show import scan_tables
 
     with console.status("looking for cases and patients"):
-        cases = identify(discover(roots), voxel_digest=voxel_digest)
+        cases = identify(discover(roots))
     with _progress("cases") as progress:
         reports = inspect_cases(cases, geometry, _CaseBar(progress), num_workers=workers)
     report = summarise(cases, reports)
@@ -288,7 +287,7 @@ def prep_partition(
         duplicates=duplicates,
     )
     with console.status("looking for cases and patients"):
-        plan = make_plan(roots or [Path("data")], options, names_only=dry_run)
+        plan = make_plan(roots or [Path("data")], options)
     if dry_run:
         console.print(plan_table(plan))
         return

@@ -88,25 +88,6 @@ def source_key(sources: Mapping[str, bytes]) -> str:
     )
 
 
-def voxel_digest(case: Case, modality: str) -> str | None:
-    """Return the identity of a case's voxels in a modality, whatever its names and headers.
-
-    Returns:
-        SHA-256 of shape, type and voxels, or None if the file is absent, damaged or all zeros: such
-        files look alike and tell nothing about a person.
-    """
-    if modality not in case.files:
-        return None
-    try:
-        voxels = decode_nifti(case.files[modality].read_bytes()).voxels
-    except (OSError, VolumeError):
-        return None
-    if not voxels.any():
-        return None
-    kind = f"{voxels.dtype.str} {voxels.shape}".encode()
-    return hashlib.sha256(kind + voxels.tobytes(order="K")).hexdigest()
-
-
 def prepare_case(
     case: Case, sources: Mapping[str, bytes], settings: Preprocessing, *, key: str | None = None
 ) -> CaseSlices:

@@ -56,6 +56,7 @@ class Case:
     attributes: Mapping[str, str] = field(default_factory=dict)
     repairs: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    is_synthetic: bool = False
 
     @property
     def absent(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from cache_schema.errors import InputError
 from cache_schema.layout import client_shard, test_shard
 from cache_schema.manifest import Options
 from cache_schema.vocabulary import COHORTS
-from pipeline.case import Preprocessing, voxel_digest
+from pipeline.case import Preprocessing
 from pipeline.cohorts import SEGMENTATION, Case, discover
 from pipeline.identity import identify
 from pipeline.partition import Partition, partition_patients
@@ -49,13 +49,12 @@ class Plan:
     superseded: tuple[Case, ...]
 
 
-def make_plan(roots: Sequence[Path], options: Options, *, names_only: bool = False) -> Plan:
+def make_plan(roots: Sequence[Path], options: Options) -> Plan:
     """Discover cases, draw the test set, deal patients to clients and cut shards.
 
     Args:
         roots: Folders that hold the archives.
         options: Of `prep partition`.
-        names_only: Tell patients apart by names alone, reading no voxels: quick, for a first look.
 
     Returns:
         The plan; the same folders and options give the same plan.
@@ -64,7 +63,7 @@ def make_plan(roots: Sequence[Path], options: Options, *, names_only: bool = Fal
         InputError: If nothing is found, modalities are absent without `--missing zero`, or the
             partition is infeasible.
     """
-    everything = identify(discover(roots), voxel_digest=None if names_only else voxel_digest)
+    everything = identify(discover(roots))
     excluded = tuple((c, "no segmentation file") for c in everything if SEGMENTATION not in c.files)
     cases = tuple(case for case in everything if SEGMENTATION in case.files)
     if options.missing == "refuse":

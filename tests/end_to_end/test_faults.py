@@ -24,7 +24,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pipeline.case import voxel_digest
 from pipeline.cohorts import discover
 from pipeline.identity import identify
 from pipeline.phantom.archives import write_phantom
@@ -547,7 +546,7 @@ def unmapped(tmp_path) -> Path:
 
 def patients_by_cases(root: Path) -> set[frozenset[str]]:
     owned: dict[str, set[str]] = {}
-    for case in identify(discover([root]), voxel_digest=voxel_digest):
+    for case in identify(discover([root])):
         owned.setdefault(case.patient_id, set()).add(case.case_id)
     return {frozenset(cases) for cases in owned.values()}
 
