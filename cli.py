@@ -211,10 +211,11 @@ def prep_scan(
     from pipeline.show import scan_tables
 
     with console.status("looking for cases and patients"):
-        cases = identify(discover(roots))
+        inventory = discover(roots)
+        cases = identify(inventory)
     with _progress("cases") as progress:
         reports = inspect_cases(cases, geometry, _CaseBar(progress), num_workers=workers)
-    report = summarise(cases, reports)
+    report = summarise(cases, reports, inventory.overlooked)
     console.print(*scan_tables(report), sep="\n")
     if json is not None:
         json.write_text(dumps(report.document(), indent=1, sort_keys=True) + "\n", "utf-8")
@@ -245,7 +246,10 @@ def prep_partition(
         typer.Option(help="Train on all years of a patient, or on the latest cohort alone."),
     ] = "keep",
     missing: Annotated[
-        Literal["refuse", "zero"], typer.Option(help="What to do about absent modalities.")
+        Literal["refuse", "zero", "quarantine"],
+        typer.Option(
+            help="What to do about absent modalities: refuse to begin, store zeros, or leave such cases out."
+        ),
     ] = "refuse",
     bias_correct: Annotated[bool, typer.Option(help="Run N4 first (slow).")] = False,
     normalize: Annotated[
@@ -267,6 +271,7 @@ def prep_partition(
 ) -> None:
     """Scan, split, partition and write the shards of every client: the main job."""
     from cache_schema.manifest import Options
+    from pipeline.overlooked import describe_overlooked
     from pipeline.plan import make_plan
     from pipeline.run import run_plan
     from pipeline.show import client_table, cohort_table, plan_table
@@ -288,6 +293,8 @@ def prep_partition(
     )
     with console.status("looking for cases and patients"):
         plan = make_plan(roots or [Path("data")], options)
+    if plan.overlooked:
+        errors.print(f"{describe_overlooked(plan.overlooked)}; `prep scan` names them")
     if dry_run:
         console.print(plan_table(plan))
         return

@@ -21,7 +21,8 @@ from bench.prep import in_worker, prepare_anew
 from bench.timing import in_turn, per_case, ratio, seconds
 from cache_schema.vocabulary import MODALITIES
 from pipeline.case import Preprocessing
-from pipeline.cohorts import SEGMENTATION, Case
+from pipeline.case_folder import SEGMENTATION
+from pipeline.cohorts import Case
 
 REPEATS: Final = 7
 

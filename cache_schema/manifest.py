@@ -41,7 +41,7 @@ class Options(Document):
         protocol: `patient` draws patients, `paper` draws each cohort's cases independently.
         skew: What differs between clients: sizes, or also the mix of grades or sites.
         min_cases: Least number of training cases of a client.
-        missing: `zero` stores zeros for an absent modality.
+        missing: `zero` stores zeros for an absent modality, `quarantine` leaves its case out.
         bias_correct: Whether N4 ran before the normalisation.
         normalize: How intensities are scaled.
         geometry: `brats` refuses anything but 240 x 240 x 155 at 1 mm.
@@ -56,7 +56,7 @@ class Options(Document):
     protocol: Literal["patient", "paper"]
     skew: Literal["quantity", "grade", "site"]
     min_cases: Count
-    missing: Literal["refuse", "zero"]
+    missing: Literal["refuse", "zero", "quarantine"]
     bias_correct: bool
     normalize: Literal["zscore", "percentile"]
     geometry: Literal["brats", "any"]

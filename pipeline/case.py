@@ -12,7 +12,8 @@ from jaxtyping import Float16, Int
 
 from cache_schema.shard import CaseSlices, Slice
 from cache_schema.vocabulary import MODALITIES
-from pipeline.cohorts import SEGMENTATION, Case
+from pipeline.case_folder import SEGMENTATION
+from pipeline.cohorts import Case
 from pipeline.crop import Crop, crop, place
 from pipeline.normalize import NORMALIZATIONS, NormalizationError, Scaling, make_scaler
 from pipeline.quality import (

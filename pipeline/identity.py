@@ -72,20 +72,18 @@ def identify(inventory: Inventory) -> tuple[Case, ...]:
 def _surprises(scans: Sequence[Scan], people: "_People") -> Iterator[tuple[str, str]]:
     """Yield cases, and what is odd about a scan of theirs being equal to that of another."""
     for scan, other in permutations(scans, 2):
-        case, twin = scan.case, other.case
-        if case.case_id == twin.case_id:
-            yield case.case_id, f"{scan.modality} has the same voxels as its {other.modality}"
-        elif case.cohort == twin.cohort:
+        own, twin = scan.case, other.case
+        what = f"{scan.modality} has the same voxels as"
+        if own.case_id == twin.case_id:
+            yield own.case_id, f"{what} its {other.modality}"
+            continue
+        what += f" {other.modality} of {twin.case_id}"
+        if own.cohort == twin.cohort:
+            yield own.case_id, f"{what}: taken for one patient"
+        elif people.are_told_apart(_name(own.case_id), _name(twin.case_id)):
             yield (
-                case.case_id,
-                f"{scan.modality} has the same voxels as {other.modality} of {twin.case_id}: taken "
-                "for one patient",
-            )
-        elif people.are_told_apart(_name(case.case_id), _name(twin.case_id)):
-            yield (
-                case.case_id,
-                f"{scan.modality} has the same voxels as {other.modality} of {twin.case_id}, which a "
-                "name mapping takes for another patient: taken for one",
+                own.case_id,
+                f"{what}, which a name mapping takes for another patient: taken for one",
             )
 
 

@@ -137,6 +137,8 @@ def decode_header(first: bytes) -> Header:
     Raises:
         VolumeError: If they are no such header, or that of no real numbers.
     """
+    if not first[344:348] == b"n+1\0":
+        raise VolumeError("is not a NIfTI file")
     try:
         header = nib.nifti1.Nifti1Header(first[: nib.nifti1.Nifti1Header.sizeof_hdr], check=False)
         slope, inter = header.get_slope_inter()
@@ -149,7 +151,7 @@ def decode_header(first: bytes) -> Header:
             affine=np.asarray(header.get_best_affine(), np.float64),
             description=bytes(header["descrip"].item()).decode("latin-1"),
         )
-    except _UNREADABLE as error:
+    except (*_UNREADABLE, KeyError) as error:  # a type that nibabel does not know
         raise VolumeError(f"is not a readable NIfTI file ({_one_line(error)})") from error
     if found.dtype.kind not in NUMBERS:
         raise VolumeError("has voxels that are not numbers")
