@@ -13,11 +13,11 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from training.data.volumes import CaseVolume, PatchDataset, PatchSampling, VolumeDataset
 from training.evaluate import restore_volume, spacing_mm
 from training.metrics import score_case
 from training.show import describe_leakage
 from training.targets import decode_prediction, encode_target
-from training.volumes import CaseVolume, PatchDataset, PatchSampling, VolumeDataset
 
 BATCH_SIZE = 2
 PATCH = (16, 32, 32)  # slices, rows, columns; (128, 128, 128) is usual for BraTS

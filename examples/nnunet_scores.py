@@ -6,10 +6,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from training.data import VolumeDataset
 from training.evaluate import restore_volume, spacing_mm
 from training.metrics import score_case
 from training.show import describe_leakage
-from training.volumes import VolumeDataset
 
 
 def read_prediction(path: Path) -> np.ndarray:

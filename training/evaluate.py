@@ -11,6 +11,7 @@ from cache_schema.errors import InputError
 from cache_schema.manifest import digest, read_manifest
 from training.checkpoint import load_weights
 from training.config import TrainConfig, read_config
+from training.data.volumes import CaseVolume, VolumeDataset
 from training.device import choose_device
 from training.metrics import CONVENTIONS, score_case
 from training.models.initial import initial_model, patch_of
@@ -19,7 +20,6 @@ from training.predict import predict_labels
 from training.provenance import known_leakage, read_provenance, require_same_cache
 from training.scores import CaseScore, Evaluation, Scoring
 from training.surface import Spacing
-from training.volumes import CaseVolume, VolumeDataset
 
 CaseDone = Callable[[str, int], None]
 """Is told a case's id and the number of cases."""

@@ -11,7 +11,7 @@ from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, record_preprocessing
 from training.config import CONFIG_NAME, TrainConfig, option_of, read_config, write_config
-from training.data import TrainingSet
+from training.data.batches import TrainingSet
 from training.device import (
     choose_device,
     compile_where_it_pays,

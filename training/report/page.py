@@ -9,6 +9,7 @@ import jinja2
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, digest, read_manifest
 from training.config import TrainConfig
+from training.data import VolumeDataset
 from training.provenance import SiteLeakage, known_leakage, least_known, require_same_cache
 from training.report.charts import (
     client_charts,
@@ -37,7 +38,6 @@ from training.report.score_tables import (
 from training.report.strips import strip_charts
 from training.report.table import PageTable, duration
 from training.show import describe_leakage
-from training.volumes import VolumeDataset
 
 
 @dataclass(frozen=True)

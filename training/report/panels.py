@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from cache_schema.vocabulary import LABELS
+from training.data.volumes import CaseVolume, VolumeDataset
 from training.device import choose_device
 from training.models.initial import patch_of
 from training.models.trained import trained_model
@@ -18,7 +19,6 @@ from training.predict import predict_labels
 from training.report.picture import LABEL_COLOURS, Picture, data_uri
 from training.report.record import RunRecord
 from training.scores import CaseScore
-from training.volumes import CaseVolume, VolumeDataset
 
 CHANNELS: Final = {"FLAIR": 3, "T1CE": 1}
 UNDERLAYS: Final = {"NEC": "T1CE", "ED": "FLAIR", "ET": "T1CE"}

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from training.data import VolumeDataset
 from training.report.panels import case_panels, choose_cases, paint, panel_figure
 from training.report.picture import LABEL_COLOURS
 from training.scores import Evaluation
-from training.volumes import VolumeDataset
 
 ET = LABEL_COLOURS["ET"]
 
