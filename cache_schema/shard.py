@@ -179,8 +179,8 @@ class ShardWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without a chunk cache every chunk is written when it is assigned. With one it is written when
         # h5py's dataset object dies, which a sampling profiler such as Dask's can put off: same
-        # content, other bytes.
-        self._file = h5py.File(self._partial, "w", rdcc_nbytes=0)
+        # content, other bytes. No lock: the name is this process's own, and not every file system has them.
+        self._file = h5py.File(self._partial, "w", rdcc_nbytes=0, locking=False)
         self._file.attrs.update(
             schema=SCHEMA_NAME,
             schema_version=SCHEMA_VERSION,
@@ -506,7 +506,8 @@ def _checksum_tables(case: CaseColumns, rows: Sequence[np.ndarray]) -> int:
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401
-    file = h5py.File(path, "r", rdcc_nbytes=0)
+    # A finished shard never changes, and not every file system has locks.
+    file = h5py.File(path, "r", rdcc_nbytes=0, locking=False)
     if file.attrs.get("schema") != SCHEMA_NAME:
         raise InputError(f"{path} is not a shard of this project")
     version = int(file.attrs["schema_version"])

@@ -9,13 +9,26 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from cache_schema.manifest import Manifest
+from cache_schema.manifest import Manifest, Options
 from cache_schema.vocabulary import COHORTS, LABELS
 from pipeline.plan import Plan
 from pipeline.scan import ScanReport
 
 MAX_NEIGHBOURS: Final = 8
 """Lines of a table for folders side by side that are not read for the same reason."""
+
+
+def describe_options(options: Options) -> str:
+    """Say by which options of `prep partition` a cache was made, as they are given there."""
+    given = (_option(name, value) for name, value in options.model_dump().items())
+    return f"made with {' '.join(given)}"
+
+
+def _option(name: str, value: object) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
 
 
 def client_table(manifest: Manifest) -> Table:

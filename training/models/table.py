@@ -199,6 +199,7 @@ def write_sizes(path: Path, sizes: Sequence[MeasuredSize]) -> None:
     """
     text = json.dumps([_document(size) for size in sizes], indent=1, sort_keys=True) + "\n"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"--json {path}: cannot be written ({error.strerror})") from error
