@@ -209,6 +209,7 @@ def prep_scan(
     """Take stock of archives and read every voxel; writes nothing but --json FILE."""
     from json import dumps
 
+    from cache_schema.files import write_atomically
     from cache_schema.targets import require_writable_file
     from pipeline.cohorts import discover
     from pipeline.identity import identify
@@ -226,8 +227,8 @@ def prep_scan(
     report = summarise(cases, reports, inventory.overlooked)
     console.print(*scan_tables(report), sep="\n")
     if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        json.write_text(dumps(report.document(), indent=1, sort_keys=True) + "\n", "utf-8")
+        document = dumps(report.document(), indent=1, sort_keys=True) + "\n"
+        write_atomically(json, document, option="--json", advice="name a file that can be")
 
 
 @prep.command("partition")

@@ -22,11 +22,11 @@ from jaxtyping import Float16, Float64, Int, Integer, UInt8, UInt32
 
 from cache_schema.chunk import checksum, compress_chunk, decompress_chunk
 from cache_schema.errors import InputError
+from cache_schema.files import PARTIAL_SUFFIX, sync
 from cache_schema.vocabulary import LABEL_CONVENTION, MODALITIES
 
 SCHEMA_NAME: Final = "fedunetmm-shard"
 SCHEMA_VERSION: Final = 1
-PARTIAL_SUFFIX: Final = ".partial"
 TEST_CLIENT: Final = -1
 """What a shard of the test set has for its client attribute."""
 
@@ -295,11 +295,11 @@ class ShardWriter:
             self._partial.unlink(missing_ok=True)
             return
         with ThreadPoolExecutor(1) as pool:  # the disk writes while the processor hashes
-            synced = pool.submit(_sync, self._partial)
+            synced = pool.submit(sync, self._partial)
             self.sha256 = digest(self._partial)
             synced.result()
         self._partial.replace(self._path)
-        _sync(self._path.parent)
+        sync(self._path.parent)
 
     def _write_cases(self) -> None:
         group = self._file.create_group("cases")
@@ -311,14 +311,6 @@ class ShardWriter:
         for name, (dtype, tail) in NUMBER_COLUMNS.items():
             numbers: np.ndarray = np.array([entry[name] for entry in self._entries], dtype)
             group.create_dataset(name, data=numbers.reshape(len(self._entries), *tail))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Column:

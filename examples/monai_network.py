@@ -13,10 +13,10 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from cache_schema.geometry import restore_volume, spacing_mm
+from cache_schema.leakage import describe_leakage
 from training.data.volumes import CaseVolume, PatchDataset, PatchSampling, VolumeDataset
-from training.evaluate import restore_volume, spacing_mm
 from training.metrics import score_case
-from training.show import describe_leakage
 from training.targets import decode_prediction, encode_target
 
 BATCH_SIZE = 2
@@ -75,8 +75,8 @@ def score(network: nn.Module, cache: Path) -> None:
     for index in range(len(volumes)):
         volume = volumes[index]
         scores = score_case(
-            restore_volume(volume.label, volume),
-            restore_volume(segment(network, volume).numpy(), volume),
+            restore_volume(volume.label, volume.z, volume.shape),
+            restore_volume(segment(network, volume).numpy(), volume.z, volume.shape),
             spacing_mm(volume.affine),
         )
         dice = " ".join(f"{region} {value:.3f}" for region, value in scores["dice"].items())

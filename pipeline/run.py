@@ -14,9 +14,9 @@ from uuid import uuid4
 from distributed import Client, KilledWorker, get_worker, wait
 
 from cache_schema.errors import InputError
+from cache_schema.files import PARTIAL_SUFFIX, remove_partials
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
 from cache_schema.manifest import Manifest, Quarantined, write_manifest
-from cache_schema.shard import PARTIAL_SUFFIX
 from cache_schema.targets import require_writable_folder
 from pipeline.assemble import assemble_manifest
 from pipeline.case import Preprocessing, prepare_case, read_sources
@@ -323,6 +323,7 @@ def _remove_partials(cache: Path) -> None:
     """Remove what killed workers left behind."""
     for leftover in cache.rglob(f"shard-*{PARTIAL_SUFFIX}"):
         leftover.unlink()
+    remove_partials(cache)
 
 
 def _remove_stale(cache: Path, manifest: Manifest) -> tuple[str, ...]:
