@@ -4,7 +4,6 @@ All 285 patients of BraTS 2018 are among the 335 of 2019, and 2020 is 2019 plus 
 splits cases instead of patients trains on his test set.
 """
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from cache_schema.machine import usable_cores
 from cache_schema.vocabulary import MODALITIES, UNKNOWN, Grade
 from pipeline.cohorts import Case, Inventory, read_table
 
@@ -72,7 +72,7 @@ def _equal_voxels(
     doubtful = _in_doubt(cases, patients)
     groups: list[list[str]] = []
     # Inflating and hashing release the interpreter's lock.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for modality in MODALITIES:
             digests = list(pool.map(partial(_first_digest, modality, voxel_digest), doubtful))
             same: defaultdict[str, list[str]] = defaultdict(list)
