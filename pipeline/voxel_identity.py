@@ -19,9 +19,9 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32
 
+from cache_schema.machine import usable_cores
 from cache_schema.vocabulary import MODALITIES, Modality
 from pipeline.cohorts import Case
-from pipeline.machine import usable_cores
 from pipeline.planes import PlaneStream, open_planes
 from pipeline.volume import Volume, VolumeError, bring_to_brats_axes, has_brats_axes
 

@@ -51,7 +51,7 @@ def test_a_folder_in_place_of_a_file_is_refused_and_the_other_way_round(tmp_path
 def test_a_loop_of_links_is_refused(tmp_path, require):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    with pytest.raises(InputError, match="--out .*/a cannot be written"):
+    with pytest.raises(InputError, match=r"--out .*/a cannot be written"):
         require(tmp_path / "a", "--out")
 
 

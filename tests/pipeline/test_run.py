@@ -126,6 +126,13 @@ def test_the_environment_of_workers_is_not_left_behind(monkeypatch):
     assert "OMP_NUM_THREADS" not in os.environ
 
 
+def test_there_are_as_many_workers_as_usable_cores(small_plan, monkeypatch):
+    monkeypatch.setattr("pipeline.cluster.usable_cores", lambda: 3)
+    listener = Listener()
+    inspect_cases(small_plan.cases[:1], "any", listener)
+    assert listener.num_workers == 3
+
+
 def test_a_cluster_that_runs_already_writes_the_same(run, small_plan, small_cache, tmp_path):
     run(small_plan, tmp_path)
     assert all_bytes(tmp_path) == all_bytes(small_cache)

@@ -13,6 +13,7 @@ from pipeline.plan import make_plan
 from pipeline.shard_task import make_shard
 from training.checkpoint import WEIGHTS_NAME
 from training.config import read_config
+from training.data.volumes import CaseVolume, VolumeDataset
 from training.evaluate import evaluate, require_runs
 from training.models.initial import initial_model
 from training.models.trained import trained_model
