@@ -310,7 +310,7 @@ def prep_partition(
     with console.status("looking for cases and patients"):
         plan = make_plan(roots or [Path("data")], options)
     if plan.overlooked:
-        errors.print(f"{describe_overlooked(plan.overlooked)}; `prep scan` names them")
+        _warn(f"{describe_overlooked(plan.overlooked)}; `prep scan` names them")
     if dry_run:
         console.print(plan_table(plan))
         return
@@ -823,7 +823,7 @@ def train_predict(
     from training.predictor import open_predictor
 
     files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
-    requests = plan_requests(case, files, out)
+    requests = plan_requests(case, files, out, warn=_warn)
     predictor = open_predictor(
         run,
         device=device,

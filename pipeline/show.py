@@ -104,7 +104,7 @@ def _cases_table(report: ScanReport) -> RenderableType:
         ("finding", report.findings),
     ):
         for name, details in entries.items():
-            table.add_row(name, what, escape("; ".join(details)))
+            table.add_row(name, what, escape(", ".join(details)))
     return table if table.rows else "no faults, repairs or findings"
 
 

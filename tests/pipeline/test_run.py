@@ -636,7 +636,7 @@ def test_a_scan_on_a_cluster_says_what_reading_says_and_in_the_order_of_cases(sm
     listener = Listener()
     reports = inspect_cases(cases[::-1], "any", listener, num_workers=1)
     assert reports == [inspect_case(case, "any") for case in cases[::-1]]
-    assert reports[6].fault.startswith("t2 is not a readable")
+    assert reports[6].faults[0].startswith("t2 is not a readable")
     assert (listener.num_cases, listener.num_workers) == (16, 1)
 
 

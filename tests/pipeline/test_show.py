@@ -86,7 +86,7 @@ def test_a_scan_shows_every_case_worth_a_look(small_plan, rows):
     cases = list(small_plan.cases)
     cases[3] = replace(cases[3], repairs=("a taken as seg",))
     cases[4] = replace(cases[4], files={"seg": cases[4].files["seg"]})
-    reports = [CaseReport(cases[0].case_id, "t1 is empty", ("notes.txt ignored", "no ET"))]
+    reports = [CaseReport(cases[0].case_id, ("t1 is empty",), ("notes.txt ignored", "no ET"))]
     table = rows(*scan_tables(summarise(cases, reports)))
     assert ["brats2018", "5", "5"] in [line[:3] for line in table]
     assert [cases[0].case_id, "fault", "t1 is empty"] in table
