@@ -4,7 +4,6 @@ A file belongs to a case by its exact name: `<case>_t1.nii.gz` is not `<case>_t1
 nothing is ever paired by position in a sorted listing.
 """
 
-import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Final
 
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import MODALITIES, UNKNOWN, Cohort, Grade
+from pipeline.tables import is_name_mapping, is_survival, read_survival
 
 SEGMENTATION: Final = "seg"
 
@@ -78,18 +78,18 @@ def discover(roots: Sequence[Path]) -> Inventory:
         roots: Folders that hold unpacked archives or mirrors of them.
 
     Returns:
-        Cases sorted by id, with what `survival*.csv` tells of them, and `name_mapping*.csv` sorted
-        by path.
+        Cases sorted by id, with what survival tables tell of them, and name mappings sorted by
+        path.
 
     Raises:
         InputError: If a root is not a folder, no case is found, or a case lies in two places.
     """
     cases: dict[str, Case] = {}
-    tables: list[Path] = []
+    loose: list[Path] = []
     for folder, files in _walk(roots):
         case = _read_case(folder)
         if case is None:
-            tables += [folder / name for name in files if name.lower().endswith(".csv")]
+            loose += [folder / name for name in files]
         elif case.case_id in cases:
             first = cases[case.case_id].folder
             raise InputError(
@@ -104,13 +104,18 @@ def discover(roots: Sequence[Path]) -> Inventory:
             f"no BraTS case under {names}: expected folders named Brats18_*, BraTS19_* or "
             "BraTS20_Training_*; give the folder that holds the unpacked archives"
         )
-    tables.sort()
-    attributes = _read_survival([p for p in tables if p.name.lower().startswith("survival")])
+    loose.sort()
+    survival = read_survival([p for p in loose if is_survival(p)], canonical_case_id)
     return Inventory(
         cases=tuple(
-            replace(cases[name], attributes=attributes.get(name, {})) for name in sorted(cases)
+            replace(
+                cases[name],
+                attributes=survival.attributes.get(name, {}),
+                findings=(*cases[name].findings, *survival.findings.get(name, ())),
+            )
+            for name in sorted(cases)
         ),
-        name_mappings=tuple(p for p in tables if p.name.lower().startswith("name_mapping")),
+        name_mappings=tuple(p for p in loose if is_name_mapping(p)),
     )
 
 
@@ -194,34 +199,6 @@ def _inner_file(entry: Path) -> Path | None:
     entries = entry.iterdir() if entry.is_dir() else ()
     inside = [path for path in entries if path.is_file() and not path.name.startswith(".")]
     return inside[0] if len(inside) == 1 else None
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Read a CSV table that came with an archive, one dictionary a row.
-
-    Raises:
-        InputError: If the file is not UTF-8 text.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(line for line in file if line.strip()))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 text ({error.reason}); save it as CSV in UTF-8"
-        ) from error
-    return [{str(k).strip(): (v or "").strip() for k, v in row.items() if k} for row in rows]
-
-
-def _read_survival(paths: Sequence[Path]) -> dict[str, dict[str, str]]:
-    """Read the attributes of each case, by case id; the first column is the id in every year."""
-    attributes: dict[str, dict[str, str]] = {}
-    for path in paths:
-        for row in read_table(path):
-            name, *columns = row
-            case_id = canonical_case_id(row[name])
-            if case_id is not None:
-                attributes[case_id] = {column: row[column] for column in columns}
-    return attributes
 
 
 def canonical_case_id(text: str) -> str | None:

@@ -7,31 +7,20 @@ splits cases instead of patients trains on his test set.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from cache_schema.vocabulary import MODALITIES, UNKNOWN, Grade
-from pipeline.cohorts import Case, Inventory, read_table
+from pipeline.cohorts import Case, Inventory, canonical_case_id
+from pipeline.tables import read_name_mapping
 
-_ID_COLUMN: Final = re.compile(r"brats_?20(17|18|19|20)_subject_id", re.IGNORECASE)
 _YEAR_PREFIX: Final = re.compile(r"brats1[789]_", re.IGNORECASE)
-_ABSENT: Final = ("", "na", "n/a", "none")
-
 
 VoxelDigest = Callable[[Case, str], str | None]
 """Identity of the voxels of a case in a modality, or None where they tell nothing."""
-
-
-@dataclass(frozen=True)
-class MappingRow:
-    """One person of a name mapping: the names used for them, and the grade of the tumour."""
-
-    names: tuple[str, ...]
-    grade: Grade
 
 
 def identify(inventory: Inventory, *, voxel_digest: VoxelDigest | None = None) -> tuple[Case, ...]:
@@ -52,7 +41,7 @@ def identify(inventory: Inventory, *, voxel_digest: VoxelDigest | None = None) -
         2018 or 2019 id without its year where there is one, so it does not depend on which years
         are at hand.
     """
-    rows = [row for path in inventory.name_mappings for row in _read_mapping(path)]
+    rows = [row for path in inventory.name_mappings for row in read_name_mapping(path, _name)]
     known = [*(row.names for row in rows), *((_name(case.case_id),) for case in inventory.cases)]
     patients = _join(known)
     if voxel_digest is not None:
@@ -115,7 +104,9 @@ def _described(case: Case, groups: Mapping[str, str], grades: Mapping[str, Grade
 
 def _name(case_id: str) -> str:
     """Drop the year of a 2017 to 2019 id; numbers of 2020 are names of their own."""
-    return _YEAR_PREFIX.sub("", case_id.strip()).upper() if _YEAR_PREFIX.match(case_id) else case_id
+    if _YEAR_PREFIX.match(case_id):
+        return _YEAR_PREFIX.sub("", case_id).upper()
+    return canonical_case_id(case_id) or case_id
 
 
 def _site(name: str, patient: str) -> str:
@@ -123,18 +114,6 @@ def _site(name: str, patient: str) -> str:
         if not candidate.startswith(("BraTS20_", "TCGA")):
             return candidate.split("_")[0]
     return UNKNOWN
-
-
-def _read_mapping(path: Path) -> Iterator[MappingRow]:
-    for row in read_table(path):
-        names = [_name(value) for column, value in row.items() if _ID_COLUMN.fullmatch(column)]
-        names += [value for column, value in row.items() if column.upper().startswith("TCGA")]
-        known = tuple(name for name in names if name.lower() not in _ABSENT)
-        grade = row.get("Grade", "").upper()
-        if known:
-            yield MappingRow(
-                known, "HGG" if grade == "HGG" else "LGG" if grade == "LGG" else "unknown"
-            )
 
 
 def _join(groups: Sequence[Sequence[str]]) -> dict[str, str]:
