@@ -4,7 +4,6 @@ A file belongs to a case by its exact name: `<case>_t1.nii.gz` is not `<case>_t1
 nothing is ever paired by position in a sorted listing.
 """
 
-import csv
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from pipeline.case_folder import (
     why_unreadable,
 )
 from pipeline.overlooked import Overlooked, describe_overlooked, find_overlooked
+from pipeline.tables import is_name_mapping, is_survival, read_survival, unread_tables
 
 # Folder names as in the archives; some mirrors change the case of letters.
 _CASE_NAMES: Final[tuple[tuple[Cohort, str, re.Pattern[str]], ...]] = (
@@ -110,7 +110,7 @@ def discover(roots: Sequence[Path]) -> Inventory:
         roots: Folders that hold unpacked archives or mirrors of them.
 
     Returns:
-        Cases, with what `survival*.csv` tells of them, `name_mapping*.csv`, and what is not read.
+        Cases, with what survival tables tell of them, name mappings, and what is not read.
 
     Raises:
         InputError: If a root is not a folder, a folder cannot be listed, no case is found, or a case
@@ -118,7 +118,7 @@ def discover(roots: Sequence[Path]) -> Inventory:
     """
     _is_marked.cache_clear()
     cases: dict[str, Case] = {}
-    tables: list[Path] = []
+    loose: list[Path] = []
     overlooked: list[Overlooked] = []
     for folder in _walk(roots):
         for case in _read_cases(folder):
@@ -131,17 +131,23 @@ def discover(roots: Sequence[Path]) -> Inventory:
             cases[case.case_id] = case
         if folder.identity is None:
             names = [name for name in folder.files if _identify(name) is None]
-            tables += [folder.path / name for name in names if name.lower().endswith(".csv")]
+            loose += [folder.path / name for name in names]
             overlooked += find_overlooked(folder.path, folder.folders, names)
     if not cases:
         raise _no_case(roots, overlooked)
-    tables.sort()
-    attributes = _read_survival([p for p in tables if p.name.lower().startswith("survival")])
+    loose.sort()
+    survival = read_survival([path for path in loose if is_survival(path)], canonical_case_id)
+    overlooked += (Overlooked(path, reason) for path, reason in unread_tables(loose).items())
     return Inventory(
         cases=tuple(
-            replace(cases[name], attributes=attributes.get(name, {})) for name in sorted(cases)
+            replace(
+                cases[name],
+                attributes=survival.attributes.get(name, {}),
+                findings=(*cases[name].findings, *survival.findings.get(name, ())),
+            )
+            for name in sorted(cases)
         ),
-        name_mappings=tuple(p for p in tables if p.name.lower().startswith("name_mapping")),
+        name_mappings=tuple(path for path in loose if is_name_mapping(path)),
         overlooked=tuple(sorted(overlooked, key=lambda each: each.path)),
     )
 
@@ -241,34 +247,6 @@ def _above(folder: Path) -> set[Path]:
 def _is_marked(folder: Path) -> bool:
     """Tell whether `prep phantom` has marked a folder as an archive of its own."""
     return (folder / SYNTHETIC_MARK).is_file()
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Read a CSV table that came with an archive, one dictionary a row.
-
-    Raises:
-        InputError: If the file is not UTF-8 text.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(line for line in file if line.strip()))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 text ({error.reason}); save it as CSV in UTF-8"
-        ) from error
-    return [{str(k).strip(): (v or "").strip() for k, v in row.items() if k} for row in rows]
-
-
-def _read_survival(paths: Sequence[Path]) -> dict[str, dict[str, str]]:
-    """Read the attributes of each case, by case id; the first column is the id in every year."""
-    attributes: dict[str, dict[str, str]] = {}
-    for path in paths:
-        for row in read_table(path):
-            name, *columns = row
-            case_id = canonical_case_id(row[name])
-            if case_id is not None:
-                attributes[case_id] = {column: row[column] for column in columns}
-    return attributes
 
 
 def canonical_case_id(text: str) -> str | None:

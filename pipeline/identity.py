@@ -7,26 +7,16 @@ splits cases instead of patients trains on his test set.
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import permutations
-from pathlib import Path
 from typing import Final
 
 from cache_schema.vocabulary import SYNTHETIC_DESCRIPTION, UNKNOWN, Grade
-from pipeline.cohorts import Case, Inventory, read_table
+from pipeline.cohorts import Case, Inventory, canonical_case_id
+from pipeline.tables import MappingRow, read_name_mapping
 from pipeline.voxel_identity import Scan, find_equal_scans, glance_at
 
-_ID_COLUMN: Final = re.compile(r"brats_?20(17|18|19|20)_subject_id", re.IGNORECASE)
 _YEAR_PREFIX: Final = re.compile(r"brats1[789]_", re.IGNORECASE)
-_ABSENT: Final = ("", "na", "n/a", "none")
-
-
-@dataclass(frozen=True)
-class MappingRow:
-    """One person of a name mapping: the names used for them, and the grade of the tumour."""
-
-    names: tuple[str, ...]
-    grade: Grade
 
 
 def identify(inventory: Inventory) -> tuple[Case, ...]:
@@ -47,7 +37,7 @@ def identify(inventory: Inventory) -> tuple[Case, ...]:
         the 2018 or 2019 id without its year where there is one, so it does not depend on which years
         are at hand.
     """
-    rows = [row for path in inventory.name_mappings for row in _read_mapping(path)]
+    rows = [row for path in inventory.name_mappings for row in read_name_mapping(path, _name)]
     people = _People(rows)
     for case in inventory.cases:
         people.join([_name(case.case_id)])
@@ -95,7 +85,9 @@ def _described(case: Case, patient: str, grades: Mapping[str, Grade]) -> Case:
 
 def _name(case_id: str) -> str:
     """Drop the year of a 2017 to 2019 id; numbers of 2020 are names of their own."""
-    return _YEAR_PREFIX.sub("", case_id.strip()).upper() if _YEAR_PREFIX.match(case_id) else case_id
+    if _YEAR_PREFIX.match(case_id):
+        return _YEAR_PREFIX.sub("", case_id).upper()
+    return canonical_case_id(case_id) or case_id
 
 
 def _site(name: str, patient: str) -> str:
@@ -103,18 +95,6 @@ def _site(name: str, patient: str) -> str:
         if not candidate.startswith(("BraTS20_", "TCGA")):
             return candidate.split("_")[0]
     return UNKNOWN
-
-
-def _read_mapping(path: Path) -> Iterator[MappingRow]:
-    for row in read_table(path):
-        names = [_name(value) for column, value in row.items() if _ID_COLUMN.fullmatch(column)]
-        names += [value for column, value in row.items() if column.upper().startswith("TCGA")]
-        known = tuple(name for name in names if name.lower() not in _ABSENT)
-        grade = row.get("Grade", "").upper()
-        if known:
-            yield MappingRow(
-                known, "HGG" if grade == "HGG" else "LGG" if grade == "LGG" else "unknown"
-            )
 
 
 class _People:

@@ -125,6 +125,12 @@ def test_a_mapping_with_a_byte_order_mark_and_other_columns_is_read(describe):
     assert (case.patient_id, case.grade) == ("A_1_1", "unknown")
 
 
+def test_a_mapping_of_semicolons_and_ids_in_lower_case_joins_as_any_other(describe):
+    mapping = "brats2020;brats2019;grade\nbrats20_training_004;brats19_tcia10_1_1;lgg\n"
+    case = describe("BraTS20_Training_004", mappings=[mapping])["BraTS20_Training_004"]
+    assert (case.patient_id, case.grade, case.site) == ("TCIA10_1_1", "LGG", "TCIA10")
+
+
 def test_the_phantoms_people_are_found_again(small_tree):
     cases = identify(discover([small_tree]))
     with (small_tree / "MICCAI_BraTS2020_TrainingData" / "name_mapping.csv").open() as file:

@@ -108,6 +108,14 @@ def test_a_link_that_leads_nowhere_is_named_wherever_it_lies(tree):
     }
 
 
+def test_tables_in_a_form_that_is_not_read_are_named(tree):
+    (tree / "name_mapping.xlsx").write_bytes(b"PK")
+    (tree / "survival_info.csv").write_text("Who,Age\nme,60\n")
+    found = overlooked(tree)
+    assert found["name_mapping.xlsx"] == "not read in this form: save it as CSV"
+    assert "no column of case ids" in found["survival_info.csv"]
+
+
 def test_what_programs_keep_for_themselves_is_left_alone(tree):
     write_scans(tree / ".git" / "annex" / "objects" / "x")
     (tree / "__MACOSX").mkdir()
