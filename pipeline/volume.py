@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 import nibabel as nib
 import numpy as np
@@ -106,62 +106,6 @@ def _view_voxels(raw: bytes, image: nib.nifti1.Nifti1Image) -> np.ndarray:
         return np.asanyarray(proxy)
     flat = np.frombuffer(raw, proxy.dtype, math.prod(proxy.shape), proxy.offset)
     return flat.reshape(proxy.shape, order="F")
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the first bytes of a NIfTI file tell of its voxels.
-
-    Attributes:
-        shape: Voxels along each axis, singleton axes beyond the third dropped.
-        dtype: Of the voxels as stored, with their byte order.
-        offset: Bytes before the first voxel.
-        slope: What a stored value is multiplied by.
-        inter: What is added then.
-        affine: Voxel indices to millimetres, RAS+.
-        description: The header's text of at most 80 characters.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-    slope: float
-    inter: float
-    affine: Float[np.ndarray, "4 4"]
-    description: str
-
-
-def decode_header(first: bytes) -> Header:
-    """Read the header of a NIfTI-1 file from its first bytes, inflated.
-
-    Raises:
-        VolumeError: If they are no such header, or that of no real numbers.
-    """
-    if not first[344:348] == b"n+1\0":
-        raise VolumeError("is not a NIfTI file")
-    try:
-        header = nib.nifti1.Nifti1Header(first[: nib.nifti1.Nifti1Header.sizeof_hdr], check=False)
-        slope, inter = header.get_slope_inter()
-        found = Header(
-            shape=_without_single_axes(header.get_data_shape()),
-            dtype=header.get_data_dtype(),
-            offset=int(header.get_data_offset()),
-            slope=1.0 if slope is None else float(slope),
-            inter=0.0 if inter is None else float(inter),
-            affine=np.asarray(header.get_best_affine(), np.float64),
-            description=bytes(header["descrip"].item()).decode("latin-1"),
-        )
-    except (*_UNREADABLE, KeyError) as error:  # a type that nibabel does not know
-        raise VolumeError(f"is not a readable NIfTI file ({_one_line(error)})") from error
-    if found.dtype.kind not in NUMBERS:
-        raise VolumeError("has voxels that are not numbers")
-    return found
-
-
-def _without_single_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
 
 
 def encode_nifti(
@@ -335,18 +279,3 @@ def read_shape(path: Path) -> tuple[int, int, int]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def has_brats_axes(affine: Float[np.ndarray, "4 4"]) -> bool:
-    """Stub."""
-    return nib.aff2axcodes(affine) == ("L", "P", "S")
-
-
-def bring_to_brats_axes(volume: Volume) -> Volume:
-    """Stub."""
-    o = nib.orientations
-    t = o.ornt_transform(o.io_orientation(volume.affine), o.axcodes2ornt(("L", "P", "S")))
-    return Volume(
-        o.apply_orientation(volume.voxels, t),
-        volume.affine @ o.inv_ornt_aff(t, volume.voxels.shape),
-    )
