@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 from jaxtyping import Float32, Num
 
-from pipeline.volume import GZIP_MAGIC, Header, VolumeError, decode_header
+from pipeline.volume import Header, VolumeError, open_inflated, read_header
 
-HEADER_BYTES: Final = 540
-"""Of the longest header there is, that of NIfTI-2."""
 MAX_PLANE_BYTES: Final = 2**28
 """A larger plane comes from a damaged header: 4096 x 4096 double-precision numbers are half of it."""
 
@@ -43,15 +41,13 @@ def open_planes(path: Path) -> Iterator[PlaneStream]:
         OSError: If it cannot be read.
     """
     with path.open("rb") as raw:
-        is_compressed = raw.read(2) == GZIP_MAGIC
-        raw.seek(0)
-        with igzip.IGzipFile(fileobj=raw) if is_compressed else raw as file:
-            with _damage_named():
-                header = decode_header(file.read(HEADER_BYTES))
-                file.seek(header.offset)
-            if len(header.shape) != 3:
-                raise VolumeError(f"has {len(header.shape)} axes, not 3")
-            yield PlaneStream(header, _planes(file, header))
+        header = read_header(raw)
+        if len(header.shape) != 3:
+            raise VolumeError(f"has {len(header.shape)} axes, not 3")
+        file = open_inflated(raw)
+        with _damage_named():
+            file.seek(header.offset)
+        yield PlaneStream(header, _planes(file, header))
 
 
 def as_float32(values: Num[np.ndarray, "*grid"], header: Header) -> Float32[np.ndarray, "*grid"]:

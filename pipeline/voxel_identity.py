@@ -123,13 +123,21 @@ def _digests(scan: Scan) -> frozenset[str]:
 
 def _views(stream: PlaneStream) -> Iterator[Iterator[Plane]]:
     """Give the planes of a scan as they are stored and, if its axes are not those of BraTS, in these."""
-    if has_brats_axes(stream.header.affine):
+    if _is_viewed_once(stream):
         yield stream.planes
         return
     stored = list(stream.planes)
     yield iter(stored)
     volume = bring_to_brats_axes(Volume(np.stack(stored).T, stream.header.affine))
     yield iter(np.ascontiguousarray(volume.voxels.T))
+
+
+def _is_viewed_once(stream: PlaneStream) -> bool:
+    """Tell whether the axes of a scan are those of BraTS, or nobody knows where they point."""
+    try:
+        return has_brats_axes(stream.header.affine)
+    except VolumeError:
+        return True
 
 
 def _sieve(planes: Iterator[Plane]) -> str | None:
