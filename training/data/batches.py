@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cache_schema.errors import InputError
+from training.data.processes import as_example, collate, explain, shorten_sockets
 from training.data.slices import Slice
 from training.data.volumes import Patch
 from training.seeds import derive_seed
@@ -161,12 +161,15 @@ def make_loader(
     Workers are started by a fork server, not forked: a fork would carry HDF5 handles and the locks
     of other threads along.
     """
+    if num_workers > 0:
+        shorten_sockets()
     return DataLoader(
         cast("Dataset[Example]", dataset),  # torch asks for no more than `__getitem__` of it
         batch_sampler=batches,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         multiprocessing_context="forkserver" if num_workers > 0 else None,
+        collate_fn=collate,
         pin_memory=pin_memory,
         # The loader draws seeds for its workers; from the global generator they would shift dropout.
         generator=torch.Generator(),
@@ -177,11 +180,12 @@ def read_batches(loader: DataLoader[Example]) -> Iterator[Example]:
     """Go through a loader once.
 
     Raises:
-        InputError: If a shard is damaged, in one line wherever it was read: from a loader's process
-            PyTorch brings the error with a traceback in its message.
+        InputError: If a shard is damaged, wherever it was read, or a process that reads cannot start or
+            go on; in one line.
     """
     try:
-        yield from loader
-    except InputError as error:
-        line = str(error).strip().splitlines()[-1]
-        raise InputError(line.removeprefix(f"{InputError.__module__}.InputError: ")) from error
+        yield from map(as_example, loader)
+    except Exception as error:
+        if loader.num_workers == 0:
+            raise
+        raise explain(error) from error

@@ -4,8 +4,10 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from training.data.batches import Pass, Passes, make_loader
+from cache_schema.errors import InputError
+from training.data.batches import Pass, Passes, make_loader, read_batches
 from training.data.slices import SliceDataset
 
 
@@ -82,3 +84,35 @@ def test_loader_processes_read_what_the_training_process_reads(small_cache):
     for here, there in zip(seen[:2], seen[2:], strict=True):
         assert len(here) == len(there)
         assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+class Failing(DataLoader):
+    """A loader whose processes fail in some way."""
+
+    def __init__(self, error, num_workers):
+        super().__init__([], num_workers=num_workers)
+        self.error = error
+
+    def __iter__(self):
+        raise self.error
+
+
+def test_a_process_that_dies_is_one_line_and_an_error_of_this_process_stays_what_it_is():
+    death = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    with pytest.raises(InputError, match=r"exited unexpectedly\): .*--loader-workers 0"):
+        next(read_batches(Failing(death, num_workers=1)))
+    with pytest.raises(RuntimeError, match="exited unexpectedly") as raised:
+        next(read_batches(Failing(death, num_workers=0)))
+    assert raised.value is death
+
+
+def test_an_error_in_a_process_is_one_line_without_its_traceback(small_cache):
+    dataset = SliceDataset(small_cache)
+    passes = Passes(dataset, batch_size=4)
+    dataset._index += [0, 1000, 0]  # another shard than there is
+    passes.plan([Pass((0,), 1)])
+    loader = make_loader(dataset, passes, num_workers=1, pin_memory=False)
+    with pytest.raises(InputError) as raised:
+        list(read_batches(loader))
+    assert "(IndexError: list index out of range)" in str(raised.value)
+    assert "Traceback" not in str(raised.value)
