@@ -6,6 +6,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Final
 
+from cache_schema.files import write_atomically
+
 RESULTS: Final = Path(__file__).parent / "results"
 PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN: Final = "<!-- table: python -m bench --table -->"
@@ -129,7 +131,7 @@ def write_table() -> None:
     table = "\n".join(
         ["| what | figure | target | met | machine |", "|---|---|---|---|---|", *map(_line, ROWS)]
     )
-    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    write_atomically(PAGE, f"{before}{BEGIN}\n{table}\n{END}{after}")
 
 
 def _line(row: Row) -> str:

@@ -6,7 +6,6 @@ bytes: keys are sorted, and there is no clock, host name or absolute path in it.
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cache_schema.errors import InputError
+from cache_schema.files import write_atomically
 from cache_schema.layout import MANIFEST_NAME
 from cache_schema.vocabulary import COHORTS, MODALITIES, Cohort, Grade, Modality, Split
 
@@ -41,7 +41,7 @@ class Options(Document):
         protocol: `patient` draws patients, `paper` draws each cohort's cases independently.
         skew: What differs between clients: sizes, or also the mix of grades or sites.
         min_cases: Least number of training cases of a client.
-        missing: `zero` stores zeros for an absent modality.
+        missing: `zero` stores zeros for an absent modality, `quarantine` leaves its case out.
         bias_correct: Whether N4 ran before the normalisation.
         normalize: How intensities are scaled.
         geometry: `brats` refuses anything but 240 x 240 x 155 at 1 mm.
@@ -56,7 +56,7 @@ class Options(Document):
     protocol: Literal["patient", "paper"]
     skew: Literal["quantity", "grade", "site"]
     min_cases: Count
-    missing: Literal["refuse", "zero"]
+    missing: Literal["refuse", "zero", "quarantine"]
     bias_correct: bool
     normalize: Literal["zscore", "percentile"]
     geometry: Literal["brats", "any"]
@@ -255,15 +255,15 @@ def write_manifest(cache: Path, manifest: Manifest) -> None:
     """Check a manifest and put it into a cache in one step, as the last file of a preparation.
 
     Raises:
-        InputError: If the manifest contradicts itself; nothing is written.
+        InputError: If the manifest contradicts itself or cannot be written; what was there before is
+            still there.
     """
     _refuse(cache / MANIFEST_NAME, list(contradictions(manifest)))
-    partial = cache / f"{MANIFEST_NAME}.partial"
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(to_json(manifest))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(cache / MANIFEST_NAME)
+    write_atomically(
+        cache / MANIFEST_NAME,
+        to_json(manifest),
+        advice="make room and run the same command again; finished shards are kept",
+    )
 
 
 def read_manifest(cache: Path) -> Manifest:

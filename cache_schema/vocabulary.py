@@ -29,3 +29,8 @@ REGIONS: Final[dict[str, tuple[int, ...]]] = {"ET": (4,), "TC": (1, 4), "WT": (1
 
 UNKNOWN: Final = "unknown"
 """Grade or site of a case of which neither its id nor a name mapping tells more."""
+
+SYNTHETIC_MARK: Final = "SYNTHETIC.txt"
+"""Stub."""
+SYNTHETIC_DESCRIPTION: Final = "synthetic: made by prep phantom"
+"""Stub."""

@@ -100,7 +100,7 @@ def unread_tables(paths: Iterable[Path]) -> dict[Path, str]:
         paths: Files found beside the archives, tables or not.
 
     Returns:
-        What is wrong and what to do about it, one sentence for each such table, sorted by path.
+        What is wrong and what to do about it, one phrase for each such table, sorted by path.
     """
     reasons = {path: _reason_unread(path) for path in sorted(paths)}
     return {path: reason for path, reason in reasons.items() if reason is not None}
@@ -303,10 +303,10 @@ def _reason_unread(path: Path) -> str | None:
         try:
             _read_survival_table(path)
         except InputError as error:
-            return str(error)
+            return str(error).removeprefix(f"{path} ")
     is_table = _NAME_MAPPING.match(path.name) or _SURVIVAL.match(path.name)
     if is_table and path.suffix.lower() in _OTHER_FORMS:
-        return f"{path} is not read; save it as CSV"
+        return "not read in this form: save it as CSV"
     return None
 
 

@@ -9,16 +9,25 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from isal import igzip, isal_zlib
 from jaxtyping import Bool, Float, Float32, Num, Shaped
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
+
+from pipeline.file_kind import START_BYTES, is_nifti, is_nifti2, recognise
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 MAX_INFLATION: Final = 1032
@@ -27,6 +36,28 @@ COMPRESSION: Final = 2
 """Where time counts; the probabilities of a whole volume are 107 MB, its four modalities 143 MB."""
 NUMBERS: Final = "biuf"
 """Kinds of voxels that an intensity or a label can be; NIfTI also has colours and complex numbers."""
+
+BRATS_AXES: Final = axcodes2ornt(("L", "P", "S"))
+"""Where i, j and k of BraTS point: the patient's left, back and top."""
+AS_IT_IS: Final = np.array([[0, 1], [1, 1], [2, 1]])
+"""The turn that changes nothing: every axis in its place, none flipped."""
+MAX_CONDITION: Final = 1e6
+"""A longest step of the voxel grid over its shortest beyond this leaves no three axes."""
+
+_PRIVATE: Final = frozenset(
+    [
+        "aux_file",
+        "db_name",
+        "glmax",
+        "glmin",
+        "intent_code",
+        "intent_name",
+        "intent_p1",
+        "intent_p2",
+        "intent_p3",
+    ]
+)
+"""Fields of a header that a mask does not take over from its scan."""
 
 _UNREADABLE: Final[tuple[type[Exception], ...]] = (
     EOFError,
@@ -58,7 +89,7 @@ class Volume:
 
 
 def decode_nifti(content: bytes) -> Volume:
-    """Read a NIfTI-1 volume from a file's bytes, inflating them first if they are gzip.
+    """Read a NIfTI volume from a file's bytes, inflating them first if they are gzip.
 
     Args:
         content: The whole file, `.nii` or `.nii.gz`.
@@ -67,15 +98,16 @@ def decode_nifti(content: bytes) -> Volume:
         The volume; singleton fourth axes are dropped.
 
     Raises:
-        VolumeError: If the bytes are truncated, not NIfTI, not three-dimensional, or no real numbers.
+        VolumeError: If the bytes are truncated, not NIfTI, not three-dimensional, or no real numbers;
+            of another kind of file it says which.
     """
     try:
         raw = _inflate(content) if content.startswith(GZIP_MAGIC) else content
-        image = nib.nifti1.Nifti1Image.from_bytes(raw)
+        image = _image_class(raw).from_bytes(raw)
         kind = image.get_data_dtype().kind
         voxels = _view_voxels(raw, image) if kind in NUMBERS else None
     except _UNREADABLE as error:
-        raise VolumeError(f"is not a readable NIfTI file ({_one_line(error)})") from error
+        raise VolumeError(_say_unreadable(BytesIO(content), error)) from error
     if voxels is None:
         name = nib.nifti1.data_type_codes.label[int(image.header["datatype"])]
         raise VolumeError(f"has voxels of type {name}, not numbers")
@@ -83,20 +115,57 @@ def decode_nifti(content: bytes) -> Volume:
         voxels = voxels[..., 0]
     if voxels.ndim != 3:
         raise VolumeError(f"has {voxels.ndim} axes, not 3")
-    if image.affine is None or not np.isfinite(image.affine).all():
+    return Volume(voxels, _read_affine(image.header))
+
+
+def _read_affine(header: nib.nifti1.Nifti1Header) -> Float[np.ndarray, "4 4"]:
+    """Read where voxels lie: the sform, else the qform."""
+    if not (header["sform_code"] or header["qform_code"]):
+        raise VolumeError("has neither sform nor qform, so nobody knows where its axes point")
+    affine = np.asarray(header.get_best_affine(), np.float64)
+    if not np.isfinite(affine).all():
         raise VolumeError("has no finite affine")
-    return Volume(voxels, np.asarray(image.affine, np.float64))
+    return affine
 
 
 def _inflate(content: bytes) -> bytes:
     """Inflate a gzip file, in one go if its last bytes tell the size, as they do for one member."""
     size = int.from_bytes(content[-4:], "little")
     if size <= MAX_INFLATION * len(content):
-        raw: bytes = isal_zlib.decompress(content, wbits=31, bufsize=size + 1)
-        if len(raw) == size:
+        member = isal_zlib.decompressobj(wbits=31)
+        raw: bytes = member.decompress(content, size + 1)
+        if member.eof and not member.unused_data:
             return raw
     whole: bytes = igzip.decompress(content)
     return whole
+
+
+def _image_class(start: bytes) -> type[nib.nifti1.Nifti1Image]:
+    """Choose between NIfTI-1 and NIfTI-2, whose headers differ.
+
+    Raises:
+        ImageFileError: If it is neither; nibabel would take the first half of a pair for a volume.
+    """
+    if not is_nifti(start):
+        raise nib.filebasedimages.ImageFileError("it does not begin like one")
+    return nib.nifti2.Nifti2Image if is_nifti2(start) else nib.nifti1.Nifti1Image
+
+
+def _say_unreadable(file: BufferedIOBase, error: Exception) -> str:
+    """Say what a file is that is no NIfTI volume, or else why it could not be read."""
+    try:
+        kind = recognise(open_inflated(file).read(START_BYTES))
+    except _UNREADABLE:
+        kind = None
+    return f"is not a readable NIfTI file ({f'it is {kind}' if kind else _one_line(error)})"
+
+
+def open_inflated(file: BufferedIOBase) -> BufferedIOBase:
+    """Go to the beginning of a file, and let what is read from there be inflated if it is gzip."""
+    file.seek(0)
+    is_compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    file.seek(0)
+    return igzip.IGzipFile(fileobj=file) if is_compressed else file
 
 
 def _view_voxels(raw: bytes, image: nib.nifti1.Nifti1Image) -> np.ndarray:
@@ -106,6 +175,60 @@ def _view_voxels(raw: bytes, image: nib.nifti1.Nifti1Image) -> np.ndarray:
         return np.asanyarray(proxy)
     flat = np.frombuffer(raw, proxy.dtype, math.prod(proxy.shape), proxy.offset)
     return flat.reshape(proxy.shape, order="F")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes of a NIfTI file tell of its voxels.
+
+    Attributes:
+        shape: Voxels along each axis, singleton axes beyond the third dropped.
+        dtype: Of the voxels as stored, with their byte order.
+        offset: Bytes before the first voxel.
+        slope: What a stored value is multiplied by.
+        inter: What is added then.
+        affine: Voxel indices to millimetres, RAS+; nibabel's default if the file does not tell.
+        description: The header's text of at most 80 characters.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    inter: float
+    affine: Float[np.ndarray, "4 4"]
+    description: str
+
+
+def read_header(file: BufferedIOBase) -> Header:
+    """Read the header of a NIfTI file, compressed or not.
+
+    Raises:
+        VolumeError: If the file does not begin like one, or holds no real numbers.
+    """
+    header = _read_header(file)
+    try:
+        slope, inter = header.get_slope_inter()
+        found = Header(
+            shape=_without_single_axes(header.get_data_shape()),
+            dtype=header.get_data_dtype(),
+            offset=int(header.get_data_offset()),
+            slope=1.0 if slope is None else float(slope),
+            inter=0.0 if inter is None else float(inter),
+            affine=np.asarray(header.get_best_affine(), np.float64),
+            description=bytes(header["descrip"].item()).decode("latin-1"),
+        )
+    except _UNREADABLE as error:
+        raise VolumeError(_say_unreadable(file, error)) from error
+    if found.dtype.kind not in NUMBERS:
+        raise VolumeError("has voxels that are not numbers")
+    return found
+
+
+def _without_single_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def encode_nifti(
@@ -139,19 +262,16 @@ def encode_like(source: bytes, voxels: Shaped[np.ndarray, "i j k *plane"], *, ti
     source's intensities is not, nor are its texts and extensions, which may name a person.
 
     Args:
-        source: A NIfTI-1 file, `.nii` or `.nii.gz`.
+        source: A NIfTI file, `.nii` or `.nii.gz`; of NIfTI-2 the header is converted to NIfTI-1.
         voxels: Of the source's size; planes become the fourth axis.
         title: The new description, at most 80 characters.
 
     Raises:
         VolumeError: If the source cannot be read.
     """
-    header = _read_header(source)
-    header.extensions.clear()
-    for name in ("aux_file", "db_name", "intent_name"):
-        header[name] = b""
-    for name in ("intent_code", "intent_p1", "intent_p2", "intent_p3", "glmin", "glmax"):
-        header[name] = 0
+    header = _read_nifti1_header(source)
+    for name in _PRIVATE:
+        header[name] = np.zeros((), header[name].dtype)
     header["descrip"] = title.encode()
     header["cal_min"], header["cal_max"] = 0, voxels.max(initial=0)
     header.set_data_dtype(voxels.dtype)
@@ -164,14 +284,25 @@ def encode_like(source: bytes, voxels: Shaped[np.ndarray, "i j k *plane"], *, ti
     return content
 
 
-def _read_header(content: bytes) -> nib.nifti1.Nifti1Header:
-    raw = BytesIO(content)
+def _read_header(file: BufferedIOBase) -> nib.nifti1.Nifti1Header:
+    """Read a header of NIfTI-1 or NIfTI-2, without extensions, from the first bytes of a file."""
     try:
-        file = igzip.IGzipFile(fileobj=raw) if content.startswith(GZIP_MAGIC) else raw
-        header: nib.nifti1.Nifti1Header = nib.nifti1.Nifti1Header.from_fileobj(file)
+        start = open_inflated(file).read(START_BYTES)
+        kind = _image_class(start).header_class
+        return kind(start[: kind.template_dtype.itemsize])  # type: ignore[no-untyped-call]
     except _UNREADABLE as error:
-        raise VolumeError(f"is not a readable NIfTI file ({_one_line(error)})") from error
-    return header
+        raise VolumeError(_say_unreadable(file, error)) from error
+
+
+def _read_nifti1_header(source: bytes) -> nib.nifti1.Nifti1Header:
+    """Read a file's header; that of NIfTI-2, which SimpleITK does not know, becomes NIfTI-1."""
+    header = _read_header(BytesIO(source))
+    if not is_nifti2(header.binaryblock):
+        return header
+    plain = nib.nifti1.Nifti1Header()
+    for name in set(header.keys()) & set(plain.keys()) - {"sizeof_hdr", "magic", "vox_offset"}:
+        plain[name] = header[name]
+    return plain
 
 
 def check_like(path: Path, source: bytes, voxels: Shaped[np.ndarray, "i j k *plane"]) -> None:
@@ -185,10 +316,9 @@ def check_like(path: Path, source: bytes, voxels: Shaped[np.ndarray, "i j k *pla
     Raises:
         VolumeError: If size, spacing, origin, direction or a voxel differ, or SimpleITK cannot read them.
     """
-    name = "source.nii.gz" if source.startswith(GZIP_MAGIC) else "source.nii"
     with TemporaryDirectory() as folder, _silent_itk():
-        original = Path(folder, name)
-        original.write_bytes(source)
+        original = Path(folder, "source.nii")  # its header, all that is looked at
+        original.write_bytes(_read_nifti1_header(source).binaryblock + bytes(4))
         try:
             expected, found = (_read_grid(each) for each in (original, path))
             stored = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
@@ -263,18 +393,87 @@ def correct_bias_field(
 def read_shape(path: Path) -> tuple[int, int, int]:
     """Read a volume's size from the first bytes of its file.
 
+    Args:
+        path: A file as `decode_nifti` takes it.
+
+    Returns:
+        Voxels along i, j and k once the volume is brought to BraTS's axes.
+
     Raises:
-        VolumeError: If the file does not begin like a NIfTI-1 volume of three axes.
+        VolumeError: If the file does not begin like a NIfTI volume of three axes.
     """
     try:
         with path.open("rb") as file:
-            compressed = file.read(2) == GZIP_MAGIC
-        with igzip.open(path, "rb") if compressed else path.open("rb") as file:
-            header = nib.nifti1.Nifti1Header.from_fileobj(file)
-        i, j, k = header.get_data_shape()[:3]
-    except _UNREADABLE as error:
+            header = _read_header(file)
+        return _brought_shape(header)
+    except OSError as error:
         raise VolumeError(f"{path} is not a readable NIfTI file ({_one_line(error)})") from error
-    return int(i), int(j), int(k)
+    except VolumeError as error:
+        raise VolumeError(f"{path} {error}") from error
+
+
+def _brought_shape(header: nib.nifti1.Nifti1Header) -> tuple[int, int, int]:
+    shape = header.get_data_shape()[:3]
+    if len(shape) < 3:
+        raise VolumeError(f"has {len(shape)} axes, not 3")
+    order = np.argsort(_turn(_read_affine(header))[:, 0])
+    i, j, k = (int(shape[axis]) for axis in order)
+    return i, j, k
+
+
+def has_brats_axes(affine: Float[np.ndarray, "4 4"]) -> bool:
+    """Tell whether voxel axes point where those of BraTS do.
+
+    Raises:
+        VolumeError: If the affine leaves no three axes.
+    """
+    return bool(np.array_equal(_turn(affine), AS_IT_IS))
+
+
+def bring_to_brats_axes(volume: Volume) -> Volume:
+    """Reorder and flip a volume's voxel axes as in BraTS: i to the patient's left, j to the back, k up.
+
+    Nothing is resampled: of an oblique grid each axis counts as the one that it is closest to.
+
+    Args:
+        volume: In any voxel axes.
+
+    Returns:
+        The same voxels at the same places, viewed without a copy; the volume itself if it is so already.
+
+    Raises:
+        VolumeError: If the affine leaves no three axes.
+    """
+    if has_brats_axes(volume.affine):
+        return volume
+    turn = _turn(volume.affine)
+    affine = volume.affine @ inv_ornt_aff(turn, volume.voxels.shape) + 0.0  # no -0.0
+    return Volume(apply_orientation(volume.voxels, turn), affine)
+
+
+def restore_axes(
+    voxels: Shaped[np.ndarray, "i j k *plane"], affine: Float[np.ndarray, "4 4"]
+) -> Shaped[np.ndarray, "first second third *plane"]:
+    """Undo `bring_to_brats_axes` for voxels that go beside a source.
+
+    Args:
+        voxels: In BraTS's axes.
+        affine: That of the source as stored.
+
+    Returns:
+        The voxels in the source's own axes, viewed without a copy.
+    """
+    turn = ornt_transform(BRATS_AXES, io_orientation(affine))
+    restored: np.ndarray = apply_orientation(voxels, turn)
+    return restored
+
+
+def _turn(affine: Float[np.ndarray, "4 4"]) -> np.ndarray:
+    """Tell for each voxel axis which axis it becomes, and whether it is flipped."""
+    if not np.linalg.cond(affine[:3, :3]) < MAX_CONDITION:
+        raise VolumeError("has an affine that leaves no three axes; correct its sform and qform")
+    turn: np.ndarray = ornt_transform(io_orientation(affine), BRATS_AXES)
+    return turn
 
 
 def _one_line(error: Exception) -> str:

@@ -8,6 +8,8 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from rich.table import Table
 
+from cache_schema.files import write_atomically
+from cache_schema.leakage import describe_leakage
 from cache_schema.manifest import LeakageRecord, digest
 from cache_schema.vocabulary import REGIONS
 from training.config import TrainConfig
@@ -18,7 +20,6 @@ from training.metrics import DEFAULT_CONVENTION
 from training.runlog import Observer
 from training.score_files import saved_means, write_evaluation
 from training.series import finished_evaluation, is_begun, refuse_another_run, require_test_cases
-from training.show import describe_leakage
 from training.statistics import (
     THRESHOLD,
     kolmogorov_smirnov,
@@ -198,7 +199,7 @@ def write_ablation(run: Path, ablation: Ablation) -> Path:
         "threshold": THRESHOLD,
     }
     path = run / ABLATION_NAME
-    path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
     return path
 
 

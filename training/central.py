@@ -14,7 +14,7 @@ from torch import nn
 from cache_schema.errors import InputError
 from training.checkpoint import fill_moments, load_resume, moments_of, save_resume, save_weights
 from training.config import TrainConfig
-from training.data import Example, Pass, Shifts, make_loader, read_batches
+from training.data.batches import Example, Pass, Shifts, make_loader, read_batches
 from training.device import fork_random
 from training.fit import FitResult, Stint, fit, make_optimizer
 from training.runlog import EVERYBODY, Board, ClientRecord, Observer, RoundRecord, RunLog, open_log

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 from rich.table import Table
 
 from cache_schema.errors import InputError
+from cache_schema.leakage import describe_leakage
 from cache_schema.manifest import Manifest
 from training.central import run_central
 from training.config import CENTRAL, TrainConfig, make_config, read_config
@@ -35,7 +36,7 @@ from training.series import (
     refuse_another_run,
     require_test_cases,
 )
-from training.show import ScoredRun, describe_leakage
+from training.show import ScoredRun
 
 COMPARISON_NAME: Final = "comparison.json"
 BUDGET_NAME: Final = "budget.json"

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from cache_schema.errors import InputError
+from cache_schema.files import remove_partials
 from cache_schema.manifest import read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, record_preprocessing
 from training.config import CONFIG_NAME, TrainConfig, option_of, read_config, write_config
-from training.data import TrainingSet
+from training.data.batches import TrainingSet
 from training.device import (
     choose_device,
     compile_where_it_pays,
@@ -77,6 +78,7 @@ def open_session(
     if resume:
         _require_same_settings(config, run)
         require_same_cache(run, cache, manifest)
+        remove_partials(run)
     else:
         require_no_run(run)
     keep_freed_memory(device)
@@ -125,6 +127,7 @@ def open_remote_run(
             raise InputError(
                 f"{run} was begun by other clients or with other data: {saved}, not {given}"
             )
+        remove_partials(run)
         write_preprocessing(run, preprocessing)
         return
     require_no_run(run)

@@ -9,11 +9,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from cache_schema.leakage import describe_leakage
 from cache_schema.manifest import LeakageRecord
 from cache_schema.vocabulary import COHORTS, REGIONS, Cohort
 from training.comparison import Comparison
 from training.fairness import TRAINED_ON, ClientEvaluation, spread_over_clients
-from training.provenance import SiteLeakage, least_known
+from training.provenance import least_known
 from training.published import PUBLISHED
 from training.scores import CaseScore, Evaluation
 
@@ -241,23 +242,3 @@ def describe_gain(evaluation: Evaluation, untrained: Mapping[str, Mapping[str, f
     after = evaluation.means()["all"]
     gains = (f"{r} {untrained['all'][r]:.3f} to {after[r]:.3f}" for r in REGIONS)
     return f"Dice untrained to trained: {', '.join(gains)}"
-
-
-def describe_leakage(leakage: LeakageRecord, cohort: Cohort | None = None) -> str:
-    """Say in a line how many test patients were also trained on.
-
-    Args:
-        leakage: Of the cache.
-        cohort: Tell also how many of this cohort's test patients.
-    """
-    is_of_one_site = isinstance(leakage, SiteLeakage)
-    line = (
-        f"protocol {leakage.protocol}: {leakage.also_in_training} of {leakage.test_patients} test "
-        f"patients were also trained on{' by this hospital' if is_of_one_site else ''}"
-    )
-    if cohort is not None and cohort in leakage.cohorts:
-        own = leakage.cohorts[cohort]
-        line += f", {own.also_in_training} of {own.test_patients} of {cohort}"
-    if is_of_one_site:
-        line += "; whether other hospitals trained on them is not known"
-    return line

@@ -7,9 +7,10 @@ from typing import Final
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest
 from training.config import TrainConfig
-from training.data import SliceDataset, TrainingSet
+from training.data.batches import TrainingSet
+from training.data.slices import SliceDataset
+from training.data.volumes import PatchDataset, PatchSampling
 from training.models.initial import patch_of
-from training.volumes import PatchDataset, PatchSampling
 
 PATCHES_ON_TUMOUR: Final = 0.5
 """Share of the patches that are put around tumour, where `--tumour-share` says nothing."""

@@ -99,15 +99,15 @@ def test_a_mirrors_folder_named_like_a_file_gives_the_file_inside(tmp_path):
     assert case.findings == ()
 
 
-def test_a_mirrors_folder_with_two_files_is_a_finding_and_not_a_guess(tmp_path):
+def test_a_mirrors_folder_with_two_files_is_unreadable_and_not_a_guess(tmp_path):
     folder = write_case(tmp_path / "Brats18_TCIA01_131_1", suffixes=("t1",))
     mirror = folder / "Brats18_TCIA01_131_1_flair.nii"
     mirror.mkdir()
     (mirror / "a.nii").write_text("a")
     (mirror / "b.nii").write_text("b")
     (case,) = discover([tmp_path]).cases
-    assert "flair" in case.absent
-    assert case.findings == (f"{mirror.name} ignored: not a file of this case",)
+    assert case.unreadable == {"flair": f"{mirror.name} is a folder of 2 files instead of one"}
+    assert case.absent == ("t1ce", "t2")
 
 
 def test_the_misnamed_segmentation_of_case_355_is_repaired(tmp_path):

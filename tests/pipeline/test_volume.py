@@ -1,6 +1,7 @@
 """NIfTI in and out, held against nibabel and SimpleITK."""
 
 import gzip
+from itertools import permutations, product
 
 import nibabel as nib
 import numpy as np
@@ -8,13 +9,16 @@ import pytest
 import SimpleITK as sitk
 
 from pipeline.volume import (
+    Volume,
     VolumeError,
+    bring_to_brats_axes,
     check_like,
     correct_bias_field,
     decode_nifti,
     encode_like,
     encode_nifti,
     read_shape,
+    restore_axes,
 )
 
 BRATS = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]])
@@ -214,6 +218,118 @@ def test_a_gzip_file_of_several_members_is_read_whole():
     content = nifti(VOXELS)
     packed = gzip.compress(content[:400]) + gzip.compress(content[400:])
     np.testing.assert_array_equal(decode_nifti(packed).voxels, VOXELS)
+
+
+def in_members(content: bytes, *sizes: int) -> bytes:
+    """Compress a file in pieces of these sizes, each a gzip member; the last takes the rest."""
+    stops = np.cumsum(sizes).tolist()
+    pieces = zip([0, *stops], [*stops, len(content)], strict=True)
+    return b"".join(gzip.compress(content[start:stop]) for start, stop in pieces)
+
+
+@pytest.mark.parametrize("size", [len(nifti(VOXELS)) // 2, 100, 1])
+def test_members_of_equal_or_any_size_are_read_whole(size, tmp_path):
+    content = nifti(VOXELS)
+    # Half and half: the last member's size, which a file ends with, is that of the first one too.
+    packed = in_members(content, *[size] * (len(content) // size - 1))
+    np.testing.assert_array_equal(decode_nifti(packed).voxels, VOXELS)
+    (tmp_path / "v.nii.gz").write_bytes(packed)
+    assert read_shape(tmp_path / "v.nii.gz") == VOXELS.shape
+    mask = decode_nifti(encode_like(packed, VOXELS.astype(np.uint8), title="labels"))
+    np.testing.assert_array_equal(mask.affine, BRATS)
+
+
+def test_the_empty_member_at_the_end_of_bgzip_is_no_end_too_early():
+    content = nifti(VOXELS)
+    packed = in_members(content, 352, len(content) - 352)  # the last one is empty
+    np.testing.assert_array_equal(decode_nifti(packed + bytes(3)).voxels, VOXELS)
+
+
+@pytest.mark.parametrize("cut", [1, 9, 20])
+def test_a_truncated_last_member_is_refused(cut):
+    content = nifti(VOXELS)
+    with pytest.raises(VolumeError, match="not a readable NIfTI file"):
+        decode_nifti(in_members(content, len(content) // 2)[:-cut])
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_nifti_2_is_read_and_its_mask_lies_where_it_lies(pack, tmp_path):
+    image = nib.Nifti2Image(VOXELS, LEFT_HANDED)
+    source = pack(image.to_bytes())
+    volume = decode_nifti(source)
+    np.testing.assert_array_equal(volume.voxels, VOXELS)
+    np.testing.assert_array_equal(volume.affine, LEFT_HANDED)
+    (tmp_path / "v.nii").write_bytes(source)
+    assert read_shape(tmp_path / "v.nii") == (4, 5, 3)  # j runs to the patient's left
+    (tmp_path / "mask.nii.gz").write_bytes(encode_like(source, LABELS, title="labels"))
+    check_like(tmp_path / "mask.nii.gz", source, LABELS)
+    np.testing.assert_allclose(nib.load(tmp_path / "mask.nii.gz").affine, LEFT_HANDED, rtol=1e-6)
+
+
+def stored(axes: tuple[int, ...], signs: tuple[int, ...]) -> Volume:
+    """VOXELS in BraTS's place, with voxel axes taken in another order and some running backwards."""
+    voxels = VOXELS.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
+    affine = np.eye(4)
+    affine[:3, :3] = BRATS[:3, :3][:, axes] * signs
+    start = [
+        0 if sign > 0 else VOXELS.shape[axis] - 1 for axis, sign in zip(axes, signs, strict=True)
+    ]
+    corner = np.zeros(4)
+    corner[list(axes)], corner[3] = start, 1
+    affine[:, 3] = BRATS @ corner
+    return Volume(np.ascontiguousarray(voxels), affine)
+
+
+@pytest.mark.parametrize("signs", list(product([1, -1], repeat=3)))
+@pytest.mark.parametrize("axes", list(permutations(range(3))))
+def test_any_axes_are_brought_to_those_of_brats_and_back(axes, signs, tmp_path):
+    volume = stored(axes, signs)
+    brought = bring_to_brats_axes(volume)
+    np.testing.assert_array_equal(brought.voxels, VOXELS)
+    np.testing.assert_array_equal(brought.affine, BRATS)
+    np.testing.assert_array_equal(restore_axes(brought.voxels, volume.affine), volume.voxels)
+    planes = np.stack([brought.voxels, -brought.voxels], axis=-1)
+    np.testing.assert_array_equal(restore_axes(planes, volume.affine)[..., 1], -volume.voxels)
+    (tmp_path / "v.nii").write_bytes(nifti(volume.voxels, volume.affine))
+    assert read_shape(tmp_path / "v.nii") == VOXELS.shape
+
+
+def test_a_volume_in_the_axes_of_brats_stays_the_same_object():
+    volume = Volume(VOXELS, BRATS)
+    assert bring_to_brats_axes(volume) is volume
+
+
+def test_voxels_are_brought_without_a_copy():
+    volume = Volume(VOXELS, np.eye(4))
+    assert np.shares_memory(bring_to_brats_axes(volume).voxels, VOXELS)
+    assert np.shares_memory(restore_axes(VOXELS, np.eye(4)), VOXELS)
+
+
+def test_of_an_oblique_grid_every_axis_counts_as_the_closest():
+    # OBLIQUE's i runs to the front (0.8 of 1.0), j to the left (1.04 of 1.3), k up.
+    brought = bring_to_brats_axes(Volume(VOXELS, OBLIQUE))
+    np.testing.assert_array_equal(brought.voxels, VOXELS.transpose(1, 0, 2)[:, ::-1])
+    for index in ((0, 0, 0), (3, 4, 2), (1, 2, 1)):
+        j, i, k = index[0], VOXELS.shape[0] - 1 - index[1], index[2]
+        np.testing.assert_allclose(brought.affine @ [*index, 1], OBLIQUE @ [i, j, k, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize("column", [0, 2])
+def test_an_affine_without_three_axes_is_refused(column, tmp_path):
+    affine = BRATS.copy()
+    affine[:3, column] = affine[:3, 1]
+    with pytest.raises(VolumeError, match="affine that leaves no three axes"):
+        bring_to_brats_axes(Volume(VOXELS, affine))
+    image = nib.Nifti1Image(VOXELS, BRATS)
+    image.set_sform(affine, code=1)
+    (tmp_path / "v.nii").write_bytes(image.to_bytes())
+    with pytest.raises(VolumeError, match=r"v\.nii has an affine that leaves no three axes"):
+        read_shape(tmp_path / "v.nii")
+
+
+def test_a_volume_without_any_transform_is_refused():
+    with pytest.raises(VolumeError, match="neither sform nor qform"):
+        decode_nifti(scan(BRATS, 0, 0))
 
 
 def test_a_gzip_file_padded_with_zeros_is_read():

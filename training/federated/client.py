@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from training.config import TrainConfig
-from training.data import Example, Pass, Shifts, TrainingSet, make_loader, read_batches
+from training.data.batches import Example, Pass, Shifts, TrainingSet, make_loader, read_batches
 from training.device import compile_where_it_pays, fork_random, keep_freed_memory
 from training.federated.aggregate import copy_state
 from training.federated.client_memory import ClientMemory

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from cache_schema.errors import InputError
+from cache_schema.leakage import describe_leakage
 from cache_schema.manifest import Manifest
 from cache_schema.vocabulary import COHORTS, REGIONS, Cohort
 from training.comparison import compare_runs
@@ -23,7 +24,7 @@ from training.report.table import (
     percent,
 )
 from training.scores import Evaluation
-from training.show import describe_each, describe_leakage, describe_rules, describe_scoring_by
+from training.show import describe_each, describe_rules, describe_scoring_by
 
 HEADINGS: Final = {
     "dice": "Dice (%)",
