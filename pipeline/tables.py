@@ -4,9 +4,6 @@ They were written by many hands: with commas, semicolons or tabs, in UTF-8 or in
 and with columns in any order. Whatever is read of them is found by the name of its column.
 """
 
-import codecs
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,17 +14,14 @@ from typing import Final
 
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import UNKNOWN, Grade
+from pipeline.csv_text import Table, plain_name, read_table
 
 _NAME_MAPPING: Final = re.compile(r"name[ _-]?mapping", re.IGNORECASE)
 _SURVIVAL: Final = re.compile(r"survival", re.IGNORECASE)
 _READ: Final = frozenset({".csv", ".tsv"})
 _OTHER_FORMS: Final = frozenset(
-    {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".txt", ".gz", ".zip"}
+    {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".txt", ".gz"}
 )
-
-_DELIMITERS: Final = (",", ";", "\t")
-_EXCEL_DELIMITER: Final = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE | re.DOTALL)
-_END: Final = "\0"
 
 # Of a column's name without case, spaces and punctuation: `BraTS_2018_subject_ID`, `Brats18ID`.
 _CASE_COLUMN: Final = re.compile(r"brats(20)?\d\d(subject|case|patient)?(id)?")
@@ -40,23 +34,6 @@ _CASE_ID: Final = re.compile(r"brats(20)?\d\d_\w+", re.IGNORECASE)
 _SOME_ID: Final = re.compile(r"(?=.*\d)\w+([_.-]\w+)+")
 _ABSENT: Final = frozenset({"", "na", "n/a", "nan", "none", "null", "-"})
 _GRADES: Final[dict[str, Grade]] = {"HGG": "HGG", "LGG": "LGG"}
-
-
-@dataclass(frozen=True)
-class Table:
-    """The cells of a table, without the spaces around them.
-
-    Attributes:
-        columns: The header. Names may be empty or stand there twice.
-        rows: One value for each column, by the number of the line at which the row ends.
-    """
-
-    columns: tuple[str, ...]
-    rows: Mapping[int, tuple[str, ...]]
-
-    def positions(self, name: re.Pattern[str]) -> list[int]:
-        """Return where the columns of such a plain name stand."""
-        return [i for i, column in enumerate(self.columns) if name.fullmatch(_plain(column))]
 
 
 @dataclass(frozen=True)
@@ -120,7 +97,7 @@ def read_name_mapping(path: Path, spell: Callable[[str], str]) -> tuple[MappingR
         InputError: If the file is no table, no column of ids is found, a column that is read stands
             there twice, a value is no id, or a case has two grades.
     """
-    table = read_table(path)
+    table = read_table(path, _KNOWN_COLUMNS)
     cases, tcga, grades = _mapping_columns(path, table)
     rows = []
     for line, row in table.rows.items():
@@ -159,109 +136,14 @@ def read_survival(paths: Sequence[Path], case_id: Callable[[str], str | None]) -
     return Survival(attributes, findings)
 
 
-def read_table(path: Path) -> Table:
-    """Read a table in whatever dialect of CSV it was written.
-
-    The delimiter is a comma, semicolon or tab, as the header tells, or what a first line of Excel
-    (`sep=;`) says. Rows may be shorter than the header, or longer by empty cells.
-
-    Args:
-        path: A file in UTF-8, or in UTF-16 with a byte order mark.
-
-    Returns:
-        Header and rows; no columns if the file is empty.
-
-    Raises:
-        InputError: If the file cannot be read, is no text, a quote is never closed, a cell is too
-            long, or a row has more cells than the header.
-    """
-    lines = list(io.StringIO(_decode(path), newline=None))
-    try:
-        delimiter = _choose_delimiter(lines)
-        *records, end = _parse([*lines, _END], delimiter)
-    except csv.Error as error:
-        raise InputError(f"{path} cannot be read as CSV ({error}); save it as CSV again") from error
-    if end[1] != (_END,):
-        raise InputError(f"{path}: a quote is opened and never closed; close it or take it out")
-    columns = _without_empty_tail(records[0][1]) if records else ()
-    return Table(columns, {line: _fitted(path, line, row, columns) for line, row in records[1:]})
-
-
-def _decode(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); mend or remove it") from error
-    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding, name = ("utf-16", "UTF-16") if is_wide else ("utf-8-sig", "UTF-8")
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not {name} text ({error.reason}); save it as CSV in UTF-8"
-        ) from error
-    if "\0" in text:
-        raise InputError(f"{path} holds NUL bytes, so it is no text; save it as CSV in UTF-8")
-    return text
-
-
-def _choose_delimiter(lines: list[str]) -> str:
-    """Choose the delimiter that gives the header most columns of known names, then most columns.
-
-    A wrong one may cut quoted names, which leaves quotes in them. A line of Excel that names the
-    delimiter is blanked.
-    """
-    if lines and (excel := _EXCEL_DELIMITER.fullmatch(lines[0])):
-        lines[0] = "\n"
-        return excel[1]
-
-    def worth(delimiter: str) -> tuple[int, bool, int]:
-        _, header = next(_parse(lines, delimiter), (0, ()))
-        is_whole = not any('"' in column for column in header)
-        return sum(map(_is_known, map(_plain, header))), is_whole, len(header)
-
-    return max(_DELIMITERS, key=worth)
-
-
-def _parse(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield the cells of each row that is not blank, with the number of its last line."""
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    for record in reader:
-        cells = tuple(cell.strip() for cell in record)
-        if any(cells):
-            yield reader.line_num, cells
-
-
-def _fitted(path: Path, line: int, row: tuple[str, ...], columns: Sequence[str]) -> tuple[str, ...]:
-    """Fill a row up to the header, and refuse one that is longer: its cells may have shifted."""
-    row = _without_empty_tail(row)
-    if len(row) > len(columns):
-        raise InputError(
-            f"{path}, line {line}: {len(row)} cells under {len(columns)} columns; "
-            "quote cells that hold the delimiter, or complete the header"
-        )
-    return row + ("",) * (len(columns) - len(row))
-
-
-def _without_empty_tail(row: tuple[str, ...]) -> tuple[str, ...]:
-    while row and not row[-1]:
-        row = row[:-1]
-    return row
-
-
-def _plain(column: str) -> str:
-    """Reduce a column's name to what its spellings have in common."""
-    return re.sub(r"[\W_]", "", column).lower()
-
-
 def _is_known(plain: str) -> bool:
     return any(column.fullmatch(plain) for column in _KNOWN_COLUMNS)
 
 
 def _mapping_columns(path: Path, table: Table) -> tuple[list[int], list[int], list[int]]:
     """Find the columns of case ids, of TCGA ids and of the grade."""
-    counts = Counter(_plain(column) for column in table.columns)
-    doubled = [c for c in table.columns if counts[_plain(c)] > 1 and _is_known(_plain(c))]
+    counts = Counter(plain_name(column) for column in table.columns)
+    doubled = [c for c in table.columns if counts[plain_name(c)] > 1 and _is_known(plain_name(c))]
     if doubled:
         raise InputError(f"{path} has two columns named {doubled[0]}; keep one of them")
     cases = table.positions(_CASE_COLUMN)
@@ -303,7 +185,7 @@ def _reason_unread(path: Path) -> str | None:
         try:
             _read_survival_table(path)
         except InputError as error:
-            return str(error).removeprefix(f"{path} ")
+            return str(error).removeprefix(str(path)).lstrip(",: ")
     is_table = _NAME_MAPPING.match(path.name) or _SURVIVAL.match(path.name)
     if is_table and path.suffix.lower() in _OTHER_FORMS:
         return "not read in this form: save it as CSV"
@@ -319,7 +201,7 @@ def _understood(paths: Sequence[Path]) -> Iterator[tuple[Path, Table]]:
 
 def _read_survival_table(path: Path) -> Table:
     """Read a survival table, and refuse one that has rows and tells of no case."""
-    table = read_table(path)
+    table = read_table(path, _KNOWN_COLUMNS)
     if any(map(_CASE_ID.fullmatch, table.columns)):
         raise InputError(f"{path} has no header; name its columns in the first line")
     ids = _case_id_columns(table)

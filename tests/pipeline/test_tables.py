@@ -17,7 +17,6 @@ from pipeline.tables import (
     is_survival,
     read_name_mapping,
     read_survival,
-    read_table,
     unread_tables,
 )
 
@@ -76,87 +75,6 @@ def write(path: Path, text: str | bytes) -> Path:
     return path
 
 
-def cells(path: Path) -> list[dict[str, str]]:
-    table = read_table(path)
-    return [dict(zip(table.columns, row, strict=True)) for row in table.rows.values()]
-
-
-def test_a_table_may_begin_with_a_byte_order_mark(tmp_path):
-    path = write(tmp_path / "t.csv", b"\xef\xbb\xbfGrade, Site\r\nHGG, CBICA \r\nLGG\r\n")
-    assert cells(path) == [{"Grade": "HGG", "Site": "CBICA"}, {"Grade": "LGG", "Site": ""}]
-
-
-def test_a_table_in_another_encoding_is_refused_by_name(tmp_path):
-    path = write(tmp_path / "t.csv", b"Grade\nZ\xfcrich\n")
-    with pytest.raises(InputError, match=r"t\.csv is not UTF-8 text"):
-        read_table(path)
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_excels_utf_16_is_read(tmp_path, encoding):
-    mark = "" if encoding == "utf-16" else "\ufeff"
-    path = write(tmp_path / "t.csv", (mark + "Grade\tSite\r\nHGG\tZürich\r\n").encode(encoding))
-    assert cells(path) == [{"Grade": "HGG", "Site": "Zürich"}]
-
-
-@pytest.mark.parametrize(
-    ("text", "columns"),
-    [
-        ("Grade;Site\nHGG;A", ("Grade", "Site")),
-        ("Grade\tSite\nHGG\tA", ("Grade", "Site")),
-        ("Grade\nHGG\n", ("Grade",)),
-        ('"Site; one, two";Grade\nA;HGG\n', ("Site; one, two", "Grade")),
-        ('"a,b,c"\t"d,e"\nA\tHGG\n', ("a,b,c", "d,e")),
-        # More commas than tabs, yet only tabs leave a column of a known name.
-        ("BraTS_2018_subject_ID\tage, sex, site\nBrats18_A_1_1\tx\n", None),
-        ("\n \nGrade;Site\nHGG;A\n", ("Grade", "Site")),
-        ("sep=;\nGrade;Site\nHGG;A\n", ("Grade", "Site")),
-        ('"sep=|"\r\nGrade|Site\r\nHGG|A\r\n', ("Grade", "Site")),
-        ("\ufeffSEP=\t\nGrade\tSite\nHGG\tA\n", ("Grade", "Site")),
-        ("Grade,Site,,,\nHGG,A,,,\n", ("Grade", "Site")),
-        ('"Grade" , "Site"\n"HGG" , "A"\n', ("Grade", "Site")),
-        ("Grade,Site\rHGG,A\r", ("Grade", "Site")),
-        ("Grade,Site\nHGG,A,,\n", ("Grade", "Site")),
-    ],
-)
-def test_the_header_tells_the_dialect(tmp_path, text, columns):
-    table = read_table(write(tmp_path / "t.csv", text))
-    assert table.columns == (columns or ("BraTS_2018_subject_ID", "age, sex, site"))
-    assert [len(row) for row in table.rows.values()] == [len(table.columns)]
-
-
-def test_a_quoted_cell_keeps_delimiters_quotes_and_lines(tmp_path):
-    path = write(tmp_path / "t.csv", 'Grade,Note\r\nHGG,"a ""b"", c\r\n\r\nd"\r\n\r\nLGG,e\r\n')
-    table = read_table(path)
-    assert table.rows == {4: ("HGG", 'a "b", c\n\nd'), 6: ("LGG", "e")}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("Grade,Note\nHGG," + "x" * 200_000 + "\n", "cannot be read as CSV"),
-        ('Grade,Note\nHGG,"open\nLGG,x\n', "a quote is opened and never closed"),
-        ("Grade,Note\nHGG,a\n\nLGG,a,b\n", r"line 4: 3 cells under 2 columns"),
-        ("Grade,Note\nHGG,\0\n", "holds NUL bytes"),
-        ("Grade,Note\n".encode("utf-16-le"), "holds NUL bytes"),
-        (b"\xff\xfeG", "is not UTF-16 text"),
-        (b"PK\x03\x04\xff\xff", "is not UTF-8 text"),
-    ],
-)
-def test_what_cannot_be_read_whole_is_refused_by_name(tmp_path, text, message):
-    path = write(tmp_path / "t.csv", text)
-    with pytest.raises(InputError, match=message) as caught:
-        read_table(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_link_that_leads_nowhere_is_refused_by_name(tmp_path):
-    (tmp_path / "t.csv").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"t\.csv cannot be read"):
-        read_table(tmp_path / "t.csv")
-
-
 def test_a_mapping_reads_to_names_and_grade(mapping):
     assert mapping("\n".join(map(",".join, (COLUMNS_2020, *PEOPLE)))) == ROWS
 
@@ -212,6 +130,11 @@ def test_an_id_is_spelled_as_its_archive_spells_it(tmp_path):
     path = write(tmp_path / "name_mapping.csv", "BraTS2020;BraTS2019\nbrats20_training_005;na\n")
     rows = read_name_mapping(path, lambda text: canonical_case_id(text) or text)
     assert rows == (MappingRow(("BraTS20_Training_005",), "unknown"),)
+
+
+def test_the_delimiter_is_the_one_that_finds_columns_of_ids(mapping):
+    text = "BraTS2018\tage, sex, site\tBraTS2019\nBrats18_A_1_1\t1, 2\tBraTS19_A_1_1\n"
+    assert mapping(text) == (MappingRow(("Brats18_A_1_1", "BraTS19_A_1_1"), "unknown"),)
 
 
 @pytest.mark.parametrize("absent", ["", "NA", "n/a", "NaN", "None", "null", "-"])
@@ -302,6 +225,7 @@ def test_of_two_values_the_first_is_kept_and_the_other_is_a_finding(survival):
         ("BraTS18ID,Age\n1,60\n", "has no column of case ids"),
         ("Brats18_A_1_1,60,289\nBrats18_B_1_1,61,280\n", "has no header"),
         ("BraTS18ID,Age\nBrats18_A_1_1,60,289\n", "line 2: 3 cells under 2 columns"),
+        ('BraTS18ID,Age\nBrats18_A_1_1,"60\n', "a quote is opened and never closed"),
         (b"BraTS18ID,City\nBrats18_A_1_1,Z\xfcrich\n", "is not UTF-8 text"),
     ],
 )
@@ -310,7 +234,7 @@ def test_survival_data_that_are_not_understood_stop_nothing_and_are_named(tmp_pa
     assert read_survival([path], canonical_case_id).attributes == {}
     (found,) = unread_tables([path]).items()
     assert found[0] == path
-    assert reason in found[1]
+    assert found[1].startswith(reason)
 
 
 @pytest.mark.parametrize("text", ["BraTS18ID,Age\n", "ID,Age\nBraTS20_Testing_001,60\n"])
