@@ -8,6 +8,7 @@ import jinja2
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, digest
+from cache_schema.targets import require_writable_file
 from cache_schema.vocabulary import COHORTS, LABELS
 from pipeline.pictures import (
     Draw,
@@ -62,6 +63,7 @@ def _check_place(option: str, out: Path, cache: Path) -> None:
         raise InputError(
             f"{option} {out} lies inside the cache, which `prep verify` would object to; name a file elsewhere"
         )
+    require_writable_file(out, option)
 
 
 def _write(option: str, out: Path, content: bytes) -> None:
