@@ -99,9 +99,9 @@ def _mounts(cgroups: Path, controllers: str) -> list[Path]:
 def _quotas(group: Path) -> Iterator[float]:
     """Read the CPU quota of a group, in cores, if it has one."""
     for names in QUOTA_FILES:
-        quota, period, *_ = [*" ".join(_read(group / name) for name in names).split(), "", ""]
-        if quota.isdecimal() and period.isdecimal():  # without a limit it is "max" or -1
-            yield int(quota) / int(period)
+        numbers = [number for name in names for number in _read(group / name).split()]
+        if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
+            yield int(numbers[0]) / int(numbers[1])  # without a limit it would be "max" or -1
 
 
 def _read(path: Path) -> str:
