@@ -29,6 +29,7 @@ from rich.progress import (
 from rich.text import Text
 
 from cache_schema.errors import InputError
+from cache_schema.machine import complete_environment
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
@@ -85,6 +86,7 @@ def run_train() -> None:
 
 def _run(app: typer.Typer) -> None:
     """Run an app; whatever goes wrong becomes one line on stderr and exit code 1."""
+    complete_environment()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

@@ -1,7 +1,10 @@
-"""What this machine lets a process have."""
+"""What this machine lets a process have, and what libraries would ask it in vain."""
 
+import getpass
 import math
 import os
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -29,10 +32,45 @@ def usable_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
     Returns:
         At least 1; a quota of 1.5 cores counts as 2.
     """
-    has_affinity = hasattr(os, "sched_getaffinity")  # macOS lacks it
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     quotas = (quota for group in _groups(cgroups, own) for quota in _quotas(group))
-    return max(1, min([cores, *map(math.ceil, quotas)]))
+    return max(1, min([_reachable_cores(), *map(math.ceil, quotas)]))
+
+
+def complete_environment() -> None:
+    """Set the variables that libraries need where this machine leaves them in the dark.
+
+    A container may run as a user without a name (`docker run --user 12345`): Dask, torch.compile and
+    Matplotlib then fail or complain, and torch.hub would make a folder called `~`. Of a CPU quota PyTorch's
+    threads know nothing. What is set already stays; processes started later inherit all of it.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid-{os.getuid()}"
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = _private_folder()
+    if usable_cores() < _reachable_cores():
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+
+
+def _private_folder() -> str:
+    """Make a folder for this user alone; one of that name that somebody else made is left to them."""
+    folder = Path(tempfile.gettempdir(), f"home-of-uid-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            return tempfile.mkdtemp(prefix=f"{folder.name}-")
+    return str(folder)
+
+
+def _reachable_cores() -> int:
+    """Count the cores that the system may run this process on."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # macOS lacks it
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def _groups(cgroups: Path, own: Path) -> Iterator[Path]:
@@ -61,9 +99,9 @@ def _mounts(cgroups: Path, controllers: str) -> list[Path]:
 def _quotas(group: Path) -> Iterator[float]:
     """Read the CPU quota of a group, in cores, if it has one."""
     for names in QUOTA_FILES:
-        quota, period, *_ = [*" ".join(_read(group / name) for name in names).split(), "", ""]
-        if quota.isdecimal() and period.isdecimal():  # without a limit it is "max" or -1
-            yield int(quota) / int(period)
+        numbers = [number for name in names for number in _read(group / name).split()]
+        if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
+            yield int(numbers[0]) / int(numbers[1])  # without a limit it would be "max" or -1
 
 
 def _read(path: Path) -> str:

@@ -21,7 +21,7 @@ def require_writable_file(path: Path, option: str) -> None:
     try:
         target = path.resolve()
         if target.is_dir():
-            raise InputError(f"{option} {path} is a folder; name a file")
+            raise _error(errno.EISDIR)
         if target.exists():
             _try_file(target)
         if target.is_file() or not target.exists():
@@ -45,7 +45,7 @@ def require_writable_folder(path: Path, option: str) -> None:
     try:
         target = path.resolve()
         if target.exists() and not target.is_dir():
-            raise InputError(f"{option} {path} is a file; name a folder")
+            raise _error(errno.ENOTDIR)
         _try_folder(target)
     except (OSError, RuntimeError) as error:
         raise InputError(
@@ -58,7 +58,7 @@ def _try_file(path: Path) -> None:
     if path.is_file():
         os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
     elif not os.access(path, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        raise _error(errno.EACCES)
 
 
 def _try_folder(folder: Path) -> None:
@@ -66,6 +66,10 @@ def _try_folder(folder: Path) -> None:
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     with TemporaryFile(dir=existing):
         pass
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 def _reason(error: Exception) -> str:

@@ -43,7 +43,7 @@ def main(cache: Path) -> None:
         raise ValueError(f"this reads version 1, not {manifest['schema_version']}")
     training = {case["shard"] for case in manifest["cases"] if case["split"] == "train"}
     for path in sorted(training):
-        with h5py.File(cache / path) as shard:
+        with h5py.File(cache / path, locking=False) as shard:
             print(f"{path}: image {shard['image'].shape}, label {shard['label'].shape}")
             for case in range(len(shard["cases"]["case_id"])):
                 print(" ", describe_case(shard, case))

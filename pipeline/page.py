@@ -10,6 +10,7 @@ from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
 from cache_schema.leakage import describe_leakage
 from cache_schema.manifest import Manifest, digest
+from cache_schema.targets import require_writable_file
 from cache_schema.vocabulary import COHORTS, LABELS
 from pipeline.pictures import (
     Draw,
@@ -64,6 +65,7 @@ def _check_place(option: str, out: Path, cache: Path) -> None:
         raise InputError(
             f"{option} {out} lies inside the cache, which `prep verify` would object to; name a file elsewhere"
         )
+    require_writable_file(out, option)
 
 
 def _slide(manifest: Manifest, specimens: list[Specimen]) -> bytes:

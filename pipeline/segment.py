@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float16, Float32, UInt8
 
 from cache_schema.errors import InputError
+from cache_schema.targets import require_writable_file
 from cache_schema.vocabulary import MODALITIES
 from pipeline.case import Preprocessing
 from pipeline.case_folder import SEGMENTATION
@@ -136,13 +137,14 @@ def _find(folder: Path, warn: Callable[[str], None]) -> tuple[Case, ...]:
 
 
 def _checked(request: Request) -> Request:
-    """Refuse a name that is no mask's, or that would replace a scan."""
+    """Refuse a name that is no mask's, that would replace a scan, or that cannot be written."""
     out = request.out
     if not out.name.endswith(SUFFIX) or out.name == SUFFIX or out.is_dir():
         raise InputError(f"--out {out}: give a file name that ends in {SUFFIX}")
     sources = {path.resolve() for path in request.files.values()}
     if sources & {out.resolve(), request.probabilities.resolve()}:
         raise InputError(f"--out {out} is one of the case's own files; choose another name")
+    require_writable_file(out, "--out")
     return request
 
 

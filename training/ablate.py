@@ -11,6 +11,7 @@ from rich.table import Table
 from cache_schema.files import write_atomically
 from cache_schema.leakage import describe_leakage
 from cache_schema.manifest import LeakageRecord, digest
+from cache_schema.targets import require_writable_folder
 from cache_schema.vocabulary import REGIONS
 from training.config import TrainConfig
 from training.device import choose_device
@@ -118,6 +119,7 @@ def ablate(config: TrainConfig, cache: Path, run: Path, observer: AblationObserv
         InputError: If the cache or an option cannot be used, or a row's folder holds another run; that
             is found before anything is trained.
     """
+    require_writable_folder(run, "--run")
     choose_device(config.device)
     manifest = require_test_cases(cache)
     settings = {row.name: _settings(config, row) for row in ROWS}

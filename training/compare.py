@@ -17,6 +17,7 @@ from rich.table import Table
 from cache_schema.errors import InputError
 from cache_schema.leakage import describe_leakage
 from cache_schema.manifest import Manifest
+from cache_schema.targets import require_writable_folder
 from training.central import run_central
 from training.config import CENTRAL, TrainConfig, make_config, read_config
 from training.contestants import Budget, Contestant, divide
@@ -108,6 +109,7 @@ def compare(
         InputError: If the cache, a network or an option cannot be used, or a folder holds another run;
             that is found before anything is trained.
     """
+    require_writable_folder(out, "--out")
     manifest = require_test_cases(cache)
     _refuse_another_budget(out, budget)
     for contestant in {each.run_name: each for each in contestants}.values():

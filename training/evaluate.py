@@ -8,6 +8,7 @@ from torch import nn
 from cache_schema.errors import InputError
 from cache_schema.geometry import restore_volume, spacing_mm
 from cache_schema.manifest import digest, read_manifest
+from cache_schema.targets import require_writable_folder
 from training.checkpoint import load_weights
 from training.config import TrainConfig, read_config
 from training.data.volumes import CaseVolume, VolumeDataset
@@ -33,7 +34,7 @@ def require_runs(runs: Sequence[Path], cache: Path, *, untrained: bool = False) 
 
     Raises:
         InputError: If a folder is named twice, is no run, has no weights yet, or was trained on another
-            cache.
+            cache, or cannot be written.
     """
     manifest = read_manifest(cache)
     for place, run in enumerate(runs):
@@ -41,6 +42,7 @@ def require_runs(runs: Sequence[Path], cache: Path, *, untrained: bool = False) 
             raise InputError(f"{run} is named twice")
         read_config(run)
         require_same_cache(run, cache, manifest)
+        require_writable_folder(run, "RUN")
         if not untrained:
             load_weights(run)
 

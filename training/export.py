@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 
 from cache_schema.errors import InputError
 from cache_schema.files import replacing, reporting
+from cache_schema.targets import require_writable_file
 from cache_schema.vocabulary import LABELS
 from training.config import TrainConfig, read_config
 from training.models.initial import patch_of
@@ -99,6 +100,7 @@ def export_run(run: Path, out: Path) -> float:
     """
     if out.suffix not in FORMATS:
         raise InputError(f"--out {out}: give a name that ends in {' or '.join(FORMATS)}")
+    require_writable_file(out, "--out")
     if out.suffix == ".onnx":
         require_onnx()
     config = read_config(run)

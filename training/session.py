@@ -11,6 +11,7 @@ from cache_schema.errors import InputError
 from cache_schema.files import remove_partials
 from cache_schema.manifest import read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, record_preprocessing
+from cache_schema.targets import require_writable_folder
 from training.config import CONFIG_NAME, TrainConfig, option_of, read_config, write_config
 from training.data.batches import TrainingSet
 from training.device import (
@@ -138,11 +139,12 @@ def open_remote_run(
 
 
 def require_no_run(run: Path) -> None:
-    """Make sure that nothing is overwritten.
+    """Make sure that a run's folder can be made, and that nothing is overwritten.
 
     Raises:
-        InputError: If the folder holds a run.
+        InputError: If the folder holds a run, or cannot be written.
     """
+    require_writable_folder(run, "--run")
     if (run / CONFIG_NAME).exists():
         raise InputError(
             f"{run} holds a run already; go on with it with --resume, give another folder with --run, "

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from cache_schema.errors import InputError
+from cache_schema.targets import require_writable_folder
 from cache_schema.vocabulary import COHORTS, Cohort
 from pipeline.phantom.brain import Shape
 from pipeline.phantom.patients import (
@@ -117,6 +118,7 @@ def _check_request(out: Path, num_patients: int, seed: int, shape: Shape) -> Non
         raise InputError(f"OUT {out} is a file: name a folder that is new or empty")
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"OUT {out} is not empty: name a folder that is new or empty")
+    require_writable_folder(out, "OUT")
 
 
 def _site_scanners(seed: int) -> dict[str, Scanner]:

@@ -1,11 +1,13 @@
 """Cores: those that the machine has, the process may run on, and its container may use."""
 
+import getpass
 import os
+import pwd
 from pathlib import Path
 
 import pytest
 
-from cache_schema.machine import usable_cores
+from cache_schema.machine import complete_environment, usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +78,56 @@ def test_version_1_counts_wherever_it_is_mounted(cores, mount):
     files[f"{mount}/docker/4711/cpu.cfs_period_us"] = "50000"
     assert cores(files, *own) == 1
     assert cores(dict.fromkeys(files, "-1"), *own) == 3
+
+
+@pytest.fixture
+def nobody(monkeypatch, tmp_path):
+    """Makes this process's user unknown to the system."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "to be restored")
+        monkeypatch.delenv(name)
+
+
+def test_a_user_without_a_name_gets_one_and_a_private_home(nobody, tmp_path):
+    complete_environment()
+    assert getpass.getuser() == f"uid-{os.getuid()}"
+    assert Path.home() == tmp_path / f"home-of-uid-{os.getuid()}"
+    assert Path.home().stat().st_mode & 0o777 == 0o700
+    home = Path.home()
+    del os.environ["HOME"]
+    complete_environment()
+    assert Path.home() == home
+
+
+def test_a_home_that_somebody_else_made_is_not_used(nobody, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / f"home-of-uid-{os.getuid()}").symlink_to("theirs")
+    complete_environment()
+    assert Path.home().is_dir()
+    assert not Path.home().is_symlink()
+
+
+def test_what_is_set_stays(nobody, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGNAME", "ada")
+    monkeypatch.setenv("HOME", "/somewhere")
+    complete_environment()
+    assert (getpass.getuser(), Path.home()) == ("ada", Path("/somewhere"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_under_a_quota_libraries_start_as_many_threads_as_it_allows(nobody, monkeypatch):
+    monkeypatch.setattr("cache_schema.machine.usable_cores", lambda: 8)
+    complete_environment()
+    assert "OMP_NUM_THREADS" not in os.environ
+    monkeypatch.setattr("cache_schema.machine.usable_cores", lambda: 3)
+    complete_environment()
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    monkeypatch.setattr("cache_schema.machine.usable_cores", lambda: 2)
+    complete_environment()
+    assert os.environ["OMP_NUM_THREADS"] == "3"

@@ -41,9 +41,11 @@ def test_a_place_below_a_file_is_refused_by_option(tmp_path, require):
 
 def test_a_folder_in_place_of_a_file_is_refused_and_the_other_way_round(tmp_path):
     (tmp_path / "notes").write_text("mine")
-    with pytest.raises(InputError, match=r"--out .* is a folder; name a file"):
+    with pytest.raises(
+        InputError, match=r"--out .* cannot be written \(Is a directory\); name a file"
+    ):
         require_writable_file(tmp_path, "--out")
-    with pytest.raises(InputError, match=r"--cache .*notes is a file; name a folder"):
+    with pytest.raises(InputError, match=r"--cache .*notes .*\(Not a directory\); name a folder"):
         require_writable_folder(tmp_path / "notes", "--cache")
 
 

@@ -44,6 +44,14 @@ def test_a_case_in_each_layout_gets_one_mask(prefix, small_tree, small_plan, tmp
     assert not labels[~brain].any()
 
 
+def test_masks_that_cannot_be_written_are_refused_before_anything_is_read(small_tree, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    folder = case_folder(small_tree, "BraTS20_")
+    for case, name in ((folder, "notes/mask.nii.gz"), (small_tree, "notes/masks")):
+        with pytest.raises(InputError, match=rf"--out .*{name}.* \(Not a directory\)"):
+            plan_requests(case, NO_FILES, tmp_path / name)
+
+
 def test_a_case_may_be_where_one_stands(small_tree, tmp_path, monkeypatch):
     folder = case_folder(small_tree, "BraTS20_")
     monkeypatch.chdir(folder)

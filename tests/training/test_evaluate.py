@@ -106,6 +106,17 @@ def test_all_runs_are_checked_before_the_first_is_scored(small_cache, tiny_run, 
         require_runs([tiny_run, tmp_path], small_cache)
 
 
+def test_a_run_that_cannot_be_written_is_found_before_the_first_is_scored(
+    small_cache, tiny_run, monkeypatch
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("cache_schema.targets.TemporaryFile", refuse)
+    with pytest.raises(InputError, match=r"RUN .* cannot be written \(Read-only file system\)"):
+        require_runs([tiny_run], small_cache)
+
+
 def test_a_run_without_weights_is_found_before_the_first_is_scored(small_cache, tiny_run, tmp_path):
     begun = shutil.copytree(tiny_run, tmp_path / "begun")
     (begun / WEIGHTS_NAME).unlink()

@@ -10,6 +10,7 @@ from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
 from cache_schema.leakage import SiteLeakage, describe_leakage
 from cache_schema.manifest import Manifest, digest, read_manifest
+from cache_schema.targets import require_writable_file
 from training.config import TrainConfig
 from training.data import VolumeDataset
 from training.provenance import known_leakage, least_known, require_same_cache
@@ -90,6 +91,7 @@ def write_report(runs: Sequence[Path], cache: Path, out: Path, *, device: str = 
         InputError: If a run or the cache cannot be read, a run is named twice or was trained on another
             cache, or the page cannot be written.
     """
+    require_writable_file(out, "--out")
     manifest = read_manifest(cache)
     for place, run in enumerate(runs):
         if run in runs[:place]:
