@@ -27,6 +27,7 @@ from training.evaluate import evaluate
 from training.fit import CHECK_EVERY
 from training.models.initial import initial_model
 from training.models.registry import find_network
+from training.models.smallest_batch import smallest_batch
 from training.models.trained import network_size
 from training.runlog import Silent
 from training.score_files import write_document, write_evaluation
@@ -115,9 +116,8 @@ def compare(
     for contestant in {each.run_name: each for each in contestants}.values():
         config = _config(contestant, budget, settings, out)
         choose_device(config.device)
-        initial_model(
-            config
-        )  # options that it does not have, a patch or weights that it cannot take
+        # Finds options that it does not have, a patch, weights or batches that it cannot take.
+        smallest_batch(initial_model(config), config)
         refuse_another_run(out / contestant.run_name, config, cache, manifest, "--out")
     out.mkdir(parents=True, exist_ok=True)
     write_document(out / BUDGET_NAME, asdict(budget))

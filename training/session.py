@@ -21,6 +21,7 @@ from training.device import (
     keep_freed_memory,
 )
 from training.models.initial import initial_model
+from training.models.smallest_batch import smallest_batch
 from training.provenance import (
     read_provenance,
     require_same_cache,
@@ -28,7 +29,7 @@ from training.provenance import (
     write_provenance,
     write_remote_provenance,
 )
-from training.training_set import open_training_set
+from training.training_set import open_training_set, require_company
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ class Session:
         devices: Where to train.
         dataset: Training examples of all clients.
         members: Clients that have any.
+        least_batch: Examples that the network needs at a time.
     """
 
     model: nn.Module
     devices: Sequence[torch.device]
     dataset: TrainingSet
     members: Sequence[int]
+    least_batch: int
 
     @property
     def device(self) -> torch.device:
@@ -84,18 +87,20 @@ def open_session(
         require_no_run(run)
     keep_freed_memory(device)
     model = initial_model(config)
+    least_batch = smallest_batch(model, config)
     compile_where_it_pays(model, config.compile, device)
     dataset = open_training_set(config, cache, manifest)
     members = [k for k in range(manifest.options.clients) if dataset.count((k,))]
     if not members:
         raise InputError(f"{cache} has no training slices with --slices {config.slices}")
+    require_company(config, dataset, members, least_batch)
     if not resume:
         run.mkdir(parents=True, exist_ok=True)
         write_provenance(run, manifest, device=",".join(map(str, devices)))
     write_preprocessing(run, record_preprocessing(manifest))  # runs of earlier releases lack it
     if not resume:
         write_config(run, config)
-    return Session(model, devices, dataset, members)
+    return Session(model, devices, dataset, members, least_batch)
 
 
 def open_remote_run(

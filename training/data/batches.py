@@ -57,20 +57,27 @@ class Passes(Sampler[list[Any]]):
     """
 
     def __init__(
-        self, dataset: TrainingSet, batch_size: int, *, tumour_share: float | None = None
+        self,
+        dataset: TrainingSet,
+        batch_size: int,
+        *,
+        tumour_share: float | None = None,
+        least_batch: int = 2,
     ) -> None:
         """Start without a plan; make one before iterating.
 
         Args:
             dataset: Whose keys to give.
-            batch_size: Examples; the last batch of a pass may be smaller. A single one that is left
-                over joins the batch before: alone it gives BatchNorm nothing to compute with.
+            batch_size: Examples; the last batch of a pass may be smaller.
             tumour_share: Draw this share of a pass from the examples that show tumour, again and
                 again if they are fewer, and the rest from the others. By default each once.
+            least_batch: Fewer examples than this that are left over join the batch before: a single
+                one may give BatchNorm nothing to compute with. 1 for a network that needs no company.
         """
         self._dataset = dataset
         self._batch_size = batch_size
         self._tumour_share = tumour_share
+        self._least_batch = least_batch
         self._plan: Sequence[Pass] = ()
         self._skip = 0
 
@@ -97,9 +104,10 @@ class Passes(Sampler[list[Any]]):
             for start, stop in zip(starts, (*starts[1:], len(order)), strict=True):
                 yield self._dataset.keys(order[start:stop], derive_seed(seed, start))
 
-    def _starts(self, num_slices: int) -> range:
-        is_single_left = num_slices > self._batch_size > 1 and num_slices % self._batch_size == 1
-        return range(0, num_slices - is_single_left, self._batch_size)
+    def _starts(self, num_examples: int) -> range:
+        num_left = num_examples % self._batch_size
+        joins = num_examples > self._batch_size and num_left < self._least_batch
+        return range(0, num_examples - num_left * joins, self._batch_size)
 
     def _order(
         self, clients: Sequence[int], generator: torch.Generator

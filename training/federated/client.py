@@ -22,7 +22,7 @@ from training.fit import Stint, fit, make_optimizer
 from training.models.initial import random_model
 from training.runlog import Observer
 from training.seeds import derive_seed
-from training.training_set import share_of_passes
+from training.training_set import plan_batches
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class Workplace:
         config: Of the run.
         strategy: As `config` names it.
         memory: What clients keep from round to round.
+        least_batch: Examples that the network needs at a time.
     """
 
     dataset: TrainingSet
     config: TrainConfig
     strategy: Strategy
     memory: ClientMemory
+    least_batch: int = 2
 
     def open(self, device: torch.device) -> "LocalClients":
         """Build the clients of this process; weights come with every order."""
@@ -52,9 +54,7 @@ class Workplace:
 
     def shifts(self) -> Shifts:
         """Make the sampler of the clients' batches."""
-        return Shifts(
-            self.dataset, self.config.batch_size, tumour_share=share_of_passes(self.config)
-        )
+        return plan_batches(self.config, self.dataset, self.least_batch)
 
     def count_steps(self, clients: Sequence[int]) -> int:
         """Count the optimiser steps of a round, the most there can be."""
