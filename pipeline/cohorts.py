@@ -44,6 +44,7 @@ class Case:
         attributes: Columns of `survival*.csv`, as text.
         repairs: Known faults that were mended, one sentence each.
         findings: What is unusual about the folder, one sentence each.
+        is_synthetic: Whether `prep phantom` made it.
     """
 
     case_id: str
@@ -56,6 +57,7 @@ class Case:
     attributes: Mapping[str, str] = field(default_factory=dict)
     repairs: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    is_synthetic: bool = False
 
     @property
     def absent(self) -> tuple[str, ...]:
