@@ -794,7 +794,8 @@ def train_eval(
     if len(scored) > 1:
         comparisons = compare_runs({each.name: each.evaluation for each in scored})
         leakage = least_known(each.evaluation.leakage for each in scored)
-        console.print(comparison_table(comparisons, leakage))
+        is_synthetic = any(each.evaluation.is_synthetic for each in scored)
+        console.print(comparison_table(comparisons, leakage, is_synthetic=is_synthetic))
 
 
 @train.command("predict")

@@ -1,9 +1,11 @@
-"""How many test patients were also trained on, in one sentence that goes wherever scores go."""
+"""What to know of the test patients, in one sentence that goes wherever scores go."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from cache_schema.manifest import LeakageRecord
 from cache_schema.vocabulary import Cohort
+
+SYNTHETIC_NOTE: Final = "synthetic data: scans of nobody, made by prep phantom"
 
 
 class SiteLeakage(LeakageRecord):
@@ -30,3 +32,17 @@ def describe_leakage(leakage: LeakageRecord, cohort: Cohort | None = None) -> st
     if is_of_one_site:
         line += "; whether other hospitals trained on them is not known"
     return line
+
+
+def describe_data(
+    leakage: LeakageRecord, cohort: Cohort | None = None, *, is_synthetic: bool | None
+) -> str:
+    """Say in a line whether the data are synthetic, if so, and then what `describe_leakage` says.
+
+    Args:
+        leakage: Of the cache.
+        cohort: Tell also how many of this cohort's test patients.
+        is_synthetic: Of the cache; None if its manifest does not say.
+    """
+    line = describe_leakage(leakage, cohort)
+    return f"{SYNTHETIC_NOTE}; {line}" if is_synthetic else line

@@ -179,6 +179,7 @@ def describe_dataset(manifest: Manifest, name: str, *, regions: bool) -> dict[st
         "cache": digest(manifest),
         "cache_options": manifest.options.model_dump(mode="json"),
         "test_patients_also_in_training": manifest.leakage.also_in_training,
+        "synthetic": manifest.synthetic,
     }
 
 

@@ -8,7 +8,7 @@ import jinja2
 
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
-from cache_schema.leakage import describe_leakage
+from cache_schema.leakage import SYNTHETIC_NOTE, describe_leakage
 from cache_schema.manifest import Manifest, digest
 from cache_schema.targets import require_writable_file
 from cache_schema.vocabulary import COHORTS, LABELS
@@ -85,6 +85,7 @@ def _page(manifest: Manifest, specimens: list[Specimen]) -> bytes:
         manifest=manifest,
         identity=digest(manifest),
         leakage=describe_leakage(manifest.leakage),
+        synthetic_note=SYNTHETIC_NOTE,
         num_patients=len({case.patient_id for case in manifest.cases}),
         client_charts=_charts(client_charts(manifest)),
         cohort_charts=_charts(cohort_charts(manifest)),

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from cache_schema.leakage import describe_leakage
+from cache_schema.leakage import SYNTHETIC_NOTE, describe_leakage
 from cache_schema.manifest import CaseRecord, Manifest
 from cache_schema.vocabulary import COHORTS, LABELS, UNKNOWN, Cohort
 from pipeline.specimens import LABEL_COLOURS, Specimen, panels
@@ -310,9 +310,10 @@ def summary_figure(manifest: Manifest, specimens: Sequence[Specimen]) -> Figure:
     figure = Figure(figsize=SLIDE_INCHES, layout="constrained")
     options, patients = manifest.options, {case.patient_id for case in manifest.cases}
     leakage = describe_leakage(manifest.leakage)
+    note = f"\n{SYNTHETIC_NOTE}" if manifest.synthetic else ""
     figure.suptitle(
         f"{len(manifest.cases)} cases of {len(patients)} patients, {options.clients} clients "
-        f"(alpha {options.alpha:g}, skew {options.skew}, seed {options.seed}); {leakage}",
+        f"(alpha {options.alpha:g}, skew {options.skew}, seed {options.seed}); {leakage}{note}",
         fontsize=13,
     )
     halves = figure.add_gridspec(2, 1, height_ratios=(4.2, 4.6))

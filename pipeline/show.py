@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from cache_schema.leakage import describe_data
 from cache_schema.manifest import Manifest, Options
 from cache_schema.vocabulary import COHORTS, LABELS
 from pipeline.plan import Plan
@@ -51,7 +52,8 @@ def client_table(manifest: Manifest) -> Table:
 
 def cohort_table(manifest: Manifest) -> Table:
     """Show each cohort's size and test set, and how many test patients are trained on."""
-    table = Table(title=f"Cohorts, protocol {manifest.options.protocol}")
+    data = describe_data(manifest.leakage, is_synthetic=manifest.synthetic)
+    table = Table(title=f"Cohorts, protocol {manifest.options.protocol}", caption=data)
     for heading in ("cohort", "cases", "patients", "test cases", "test patients also trained on"):
         table.add_column(heading, justify="left" if heading == "cohort" else "right")
     for cohort in COHORTS:

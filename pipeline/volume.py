@@ -232,7 +232,11 @@ def _without_single_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def encode_nifti(
-    voxels: Shaped[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"], *, fast: bool = False
+    voxels: Shaped[np.ndarray, "i j k"],
+    affine: Float[np.ndarray, "4 4"],
+    *,
+    fast: bool = False,
+    title: str = "",
 ) -> bytes:
     """Write a volume as `.nii.gz` bytes; the same voxels always give the same bytes.
 
@@ -241,6 +245,7 @@ def encode_nifti(
         affine: Voxel indices to millimetres, stored as both sform and qform.
         fast: Compress many times faster and a little less, into bytes that may be others on
             another kind of processor.
+        title: The description in the header, at most 79 bytes.
 
     Returns:
         A gzip file's bytes, without a name or a time inside.
@@ -249,6 +254,7 @@ def encode_nifti(
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
+    image.header["descrip"] = title.encode()
     if fast:
         content: bytes = igzip.compress(image.to_bytes(), COMPRESSION, mtime=0)
         return content

@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol, runtime_checkable
 from rich.table import Table
 
 from cache_schema.errors import InputError
-from cache_schema.leakage import describe_leakage
 from cache_schema.manifest import Manifest
 from cache_schema.targets import require_writable_folder
 from training.central import run_central
@@ -285,11 +284,11 @@ def seconds_per_step(config: TrainConfig, cache: Path, num_steps: int) -> float:
 
 def cost_table(results: Sequence[Result]) -> Table:
     """Show what each network is and what training it took, beside its mean Dice over all test cases."""
-    leakage = results[0].evaluation.leakage
+    data = results[0].evaluation.describe_data()
     table = Table(
         title="Under one budget, on one cache",
         caption="Dice: mean over regions and all test cases; FLOPs of one forward pass of a slice or a "
-        f"patch; {describe_leakage(leakage)}",
+        f"patch; {data}",
     )
     table.add_column("network", overflow="fold")
     headings = ("Dice %", "params M", "FLOPs G", "steps", "seconds", "s a step", "memory GB")
@@ -337,6 +336,6 @@ def write_comparison(out: Path, results: Sequence[Result]) -> Path:
         for each in results
     ]
     path = out / COMPARISON_NAME
-    leakage = first.leakage.model_dump()
-    write_document(path, {"leakage": leakage, "manifest": first.manifest, "rows": rows})
+    about = {"leakage": first.leakage.model_dump(), "synthetic": first.is_synthetic}
+    write_document(path, {**about, "manifest": first.manifest, "rows": rows})
     return path

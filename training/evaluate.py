@@ -121,6 +121,7 @@ def evaluate_dataset(
         digest(dataset.manifest),
         scoring.tta,
         scoring.postprocess_et,
+        is_synthetic=bool(dataset.manifest.synthetic),
     )
 
 

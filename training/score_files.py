@@ -41,6 +41,7 @@ def write_evaluation(run: Path, evaluation: Evaluation, *, seed: int = 0) -> tup
         **describe_scoring(evaluation),
         "bootstrap": {"resamples": NUM_RESAMPLES, "seed": seed},
         "leakage": evaluation.leakage.model_dump(),
+        "synthetic": evaluation.is_synthetic,
         "summary": evaluation.summary(seed),
     }
     write_document(summary, document)
@@ -112,6 +113,7 @@ def load_evaluation(
         return None
     rules = {key: document[key] for key in ("convention", "manifest", "round")}
     extras = {key: document[key] for key in ("tta", "postprocess_et")}
+    extras["is_synthetic"] = bool(manifest.synthetic)
     return Evaluation(scores=scores, leakage=manifest.leakage, **rules, **extras)
 
 

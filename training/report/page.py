@@ -8,7 +8,7 @@ import jinja2
 
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
-from cache_schema.leakage import SiteLeakage, describe_leakage
+from cache_schema.leakage import SYNTHETIC_NOTE, SiteLeakage, describe_leakage
 from cache_schema.manifest import Manifest, digest, read_manifest
 from cache_schema.targets import require_writable_file
 from training.config import TrainConfig
@@ -116,6 +116,7 @@ def _render(manifest: Manifest, runs: Sequence[RunRecord], sections: Sequence[Ru
         manifest=manifest,
         identity=digest(manifest),
         leakage=describe_leakage(leakage),
+        synthetic_note=SYNTHETIC_NOTE,
         knows_all=not isinstance(leakage, SiteLeakage),
         num_patients=len({case.patient_id for case in manifest.cases}),
         num_test=sum(case.split == "test" for case in manifest.cases),
