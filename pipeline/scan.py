@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
+from cache_schema.findings import repairs_in
 from cache_schema.vocabulary import COHORTS
-from pipeline.case import Preprocessing, decode_source, prepare_case, read_sources
+from pipeline.case import Preprocessing, prepare_case, read_sources, read_volume
 from pipeline.cohorts import SEGMENTATION, Case
 from pipeline.quality import CaseError
 
@@ -76,7 +77,7 @@ def inspect_case(case: Case, geometry: str) -> CaseReport:
     """
     try:
         sources = read_sources(case)
-        plane = decode_source(sources, SEGMENTATION).voxels.shape[:2]
+        plane = read_volume(sources, SEGMENTATION, geometry).voxels.shape[:2]
         settings = Preprocessing("zscore", bias_correct=False, geometry=geometry, plane=plane)
         found = prepare_case(case, sources, settings).findings.splitlines()
     except CaseError as error:
@@ -105,10 +106,16 @@ def summarise(cases: Sequence[Case], reports: Sequence[CaseReport]) -> ScanRepor
         patients=len(set().union(*patients.values())),
         overlaps={f"{a}+{b}": len(patients[a] & patients[b]) for a, b in combinations(present, 2)},
         absent={case.case_id: case.absent for case in cases if case.absent},
-        repairs={case.case_id: case.repairs for case in cases if case.repairs},
+        repairs=_repairs(cases, reports),
         faults={report.case_id: report.fault for report in reports if report.fault is not None},
         findings={report.case_id: report.findings for report in reports if report.findings},
     )
+
+
+def _repairs(cases: Sequence[Case], reports: Sequence[CaseReport]) -> dict[str, tuple[str, ...]]:
+    inside = {report.case_id: repairs_in(report.findings) for report in reports}
+    every = {case.case_id: (*case.repairs, *inside.get(case.case_id, ())) for case in cases}
+    return {case_id: actions for case_id, actions in every.items() if actions}
 
 
 def _inventory(cases: Sequence[Case]) -> CohortInventory:
