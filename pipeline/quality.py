@@ -173,13 +173,14 @@ def measure_coverage(
 
 def _corner_share(box: Num[np.ndarray, "plane row column"]) -> float:
     """Return which share of the four corners of a face is not 0, of the face that has most."""
+    places: list[tuple[slice, ...]] = [
+        (slice(_corner(side)), slice(-_corner(side), None)) for side in box.shape
+    ]
     shares = []
-    for axis in range(3):
-        for face in (box.take(0, axis), box.take(-1, axis)):
-            low_high = [(slice(_corner(side)), slice(-_corner(side), None)) for side in face.shape]
-            corners = [face[part] for part in product(*low_high)]
-            shares.append(float(np.mean([np.count_nonzero(c) / c.size for c in corners])))
-    return max(shares)
+    for axis, face in product(range(3), (slice(1), slice(-1, None))):
+        corners = [box[each] for each in product(*places[:axis], (face,), *places[axis + 1 :])]
+        shares.append(sum(np.count_nonzero(c) for c in corners) / sum(c.size for c in corners))
+    return float(max(shares))
 
 
 def _corner(side: int) -> int:

@@ -108,7 +108,7 @@ def summarise(cases: Sequence[Case], reports: Sequence[CaseReport]) -> ScanRepor
         absent={case.case_id: case.absent for case in cases if case.absent},
         repairs=_repairs(cases, reports),
         faults={report.case_id: report.fault for report in reports if report.fault is not None},
-        findings={report.case_id: report.findings for report in reports if report.findings},
+        findings=_findings(reports),
     )
 
 
@@ -116,6 +116,14 @@ def _repairs(cases: Sequence[Case], reports: Sequence[CaseReport]) -> dict[str, 
     inside = {report.case_id: repairs_in(report.findings) for report in reports}
     every = {case.case_id: (*case.repairs, *inside.get(case.case_id, ())) for case in cases}
     return {case_id: actions for case_id, actions in every.items() if actions}
+
+
+def _findings(reports: Sequence[CaseReport]) -> dict[str, tuple[str, ...]]:
+    other = {
+        report.case_id: tuple(f for f in report.findings if not repairs_in([f]))
+        for report in reports
+    }
+    return {case_id: findings for case_id, findings in other.items() if findings}
 
 
 def _inventory(cases: Sequence[Case]) -> CohortInventory:
