@@ -35,8 +35,3 @@ SYNTHETIC_DESCRIPTION: Final = "synthetic: made by prep phantom"
 
 UNKNOWN: Final = "unknown"
 """Grade or site of a case of which neither its id nor a name mapping tells more."""
-
-SYNTHETIC_MARK: Final = "SYNTHETIC.txt"
-"""Stub."""
-SYNTHETIC_DESCRIPTION: Final = "synthetic: made by prep phantom"
-"""Stub."""

@@ -1,8 +1,9 @@
 """What the workers report, put together into a manifest. Pure."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from cache_schema.findings import repairs_in
 from cache_schema.manifest import (
     SCHEMA_VERSION,
     CaseRecord,
@@ -55,11 +56,7 @@ def assemble_manifest(plan: Plan, outcomes: Sequence[ShardOutcome]) -> Manifest:
         shards=tuple(sorted(shards, key=lambda shard: shard.path)),
         partition=_partition_record(plan, cases),
         leakage=count_leakage(cases, plan.options.protocol),
-        repairs=tuple(
-            Repair(case_id=case.case_id, action=action)
-            for case in plan.cases
-            for action in case.repairs
-        ),
+        repairs=tuple(_repairs(plan, cases)),
         quarantined=tuple(sorted(quarantined, key=lambda entry: entry.case_id)),
         superseded=tuple(
             Superseded(case_id=case.case_id, cohort=case.cohort, patient_id=case.patient_id)
@@ -67,6 +64,15 @@ def assemble_manifest(plan: Plan, outcomes: Sequence[ShardOutcome]) -> Manifest:
         ),
         synthetic=any(case.synthetic for case in cases),
     )
+
+
+def _repairs(plan: Plan, cases: Sequence[CaseRecord]) -> Iterator[Repair]:
+    """List what was mended in the names of files, and then in what they say, case by case."""
+    findings = {case.case_id: case.findings for case in cases}
+    for case in plan.cases:
+        inside = repairs_in(findings.get(case.case_id, ()))
+        for action in (*case.repairs, *inside):
+            yield Repair(case_id=case.case_id, action=action)
 
 
 def _partition_record(plan: Plan, cases: Sequence[CaseRecord]) -> PartitionRecord:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float16, Int
+from jaxtyping import Float, Float16, Int
 
 from cache_schema.shard import CaseSlices, Slice
 from cache_schema.vocabulary import MODALITIES
@@ -18,15 +18,29 @@ from pipeline.crop import Crop, crop, place
 from pipeline.normalize import NORMALIZATIONS, NormalizationError, Scaling, make_scaler
 from pipeline.quality import (
     CaseError,
+    Coverage,
     check_geometry,
     check_label,
     check_same_grid,
     describe,
+    describe_coverage,
+    measure_coverage,
+    repair_origin,
 )
-from pipeline.volume import Volume, VolumeError, correct_bias_field, decode_nifti
+from pipeline.volume import (
+    Volume,
+    VolumeError,
+    bring_to_brats_axes,
+    correct_bias_field,
+    decode_nifti,
+    read_affine,
+)
 
 PREPROCESSING_VERSION: Final = 1
 """To be raised whenever the same source and parameters give other voxels."""
+
+AXES_VERSION: Final = {"brats": 0, "any": 1}
+"""What a geometry adds to it: since axes are looked at, `any` gives other voxels, `brats` the same."""
 
 ABSENT: Final = Scaling(0.0, 1.0)
 """What is recorded of a modality that a case lacks."""
@@ -51,7 +65,12 @@ class Preprocessing:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the parameters and of the preprocessing version."""
-        return fingerprint({"version": PREPROCESSING_VERSION, **asdict(self)})
+        return fingerprint({"version": self.version, **asdict(self)})
+
+    @property
+    def version(self) -> int:
+        """What this release makes of the parameters."""
+        return PREPROCESSING_VERSION + AXES_VERSION[self.geometry]
 
 
 def fingerprint(document: object) -> str:
@@ -104,12 +123,12 @@ def prepare_case(
         key: Identity of the files, if it is known already.
 
     Returns:
-        What a shard stores; heights and widths are the first and second voxel axes of the NIfTI.
+        What a shard stores; heights and widths are the first and second voxel axes, those of BraTS.
 
     Raises:
         CaseError: If a file is damaged or the case breaks a rule; it is to be quarantined.
     """
-    seg = decode_source(sources, SEGMENTATION)
+    seg, repairs = _read_segmentation(sources, settings.geometry)
     check_geometry({SEGMENTATION: seg}, settings.geometry)
     _check_plane(seg, settings.plane)
     lesion = crop(seg.voxels.T)
@@ -133,7 +152,7 @@ def prepare_case(
         std=np.array([scaling.std for scaling in recorded]),
         present=("t1" in heads, "t1ce" in heads, "t2" in heads, "flair" in heads),
         key=key or source_key(sources),
-        findings="\n".join(findings),
+        findings="\n".join((*findings, *repairs)),
     )
 
 
@@ -147,6 +166,38 @@ def decode_source(sources: Mapping[str, bytes], role: str) -> Volume:
         return decode_nifti(sources[role])
     except VolumeError as error:
         raise CaseError(f"{role} {error}") from error
+
+
+def read_volume(sources: Mapping[str, bytes], role: str, geometry: str) -> Volume:
+    """Decode one file of a case; of geometry `any` it is brought to BraTS's axes.
+
+    Raises:
+        CaseError: Naming the role of the file if it is damaged, or if it has no axes.
+    """
+    return _bring(decode_source(sources, role), role, geometry)
+
+
+def _bring(volume: Volume, role: str, geometry: str) -> Volume:
+    try:
+        return bring_to_brats_axes(volume) if geometry == "any" else volume
+    except VolumeError as error:
+        raise CaseError(f"{role} {error}") from error
+
+
+def _read_segmentation(
+    sources: Mapping[str, bytes], geometry: str
+) -> tuple[Volume, tuple[str, ...]]:
+    """Read the segmentation as `read_volume` does, and what of it was repaired."""
+    stored = decode_source(sources, SEGMENTATION)
+    affines: dict[str, Float[np.ndarray, "4 4"]] = {}
+    for name in MODALITIES:
+        if name in sources:
+            try:
+                affines[name] = read_affine(sources[name])
+            except VolumeError as error:
+                raise CaseError(f"{name} {error}") from error
+    placed, repairs = repair_origin(stored, affines)
+    return _bring(placed, SEGMENTATION, geometry), repairs
 
 
 def _check_plane(volume: Volume, plane: tuple[int, int]) -> None:
@@ -164,14 +215,16 @@ def _read_heads(
     labelled = _labelled_voxels(label, seg)
     in_brain = np.zeros(len(labelled), np.bool_)
     heads: dict[str, Crop] = {}
+    coverages: dict[str, Coverage] = {}
     for name in MODALITIES:
         if name in sources:
-            volume = decode_source(sources, name)
+            volume = read_volume(sources, name, settings.geometry)
             check_same_grid({SEGMENTATION: seg, name: volume})
             in_brain |= volume.voxels.T.reshape(-1)[labelled] != 0
             heads[name] = take_head(volume, settings, name)
+            coverages[name] = measure_coverage(volume.voxels.T, heads[name].voxels)
     values = label.voxels[label.voxels != 0]
-    return heads, list(describe(values, in_brain))
+    return heads, [*describe(values, in_brain), *describe_coverage(coverages)]
 
 
 def _labelled_voxels(label: Crop, seg: Volume) -> Int[np.ndarray, " voxel"]:

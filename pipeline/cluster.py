@@ -17,7 +17,7 @@ from distributed.utils import silence_logging_cmgr
 
 from cache_schema.errors import InputError
 from cache_schema.machine import usable_cores
-from pipeline.case import PREPROCESSING_VERSION
+from pipeline.case import AXES_VERSION, PREPROCESSING_VERSION
 
 WORKER_ENVIRONMENT: Final = {
     "MALLOC_MMAP_THRESHOLD_": 2**25,
@@ -131,7 +131,7 @@ def _check_workers(client: Client, scheduler: str, folder: Path | None) -> None:
             "there and start them anew"
         ) from error
     for worker, (release, sees_folder) in found.items():
-        if {release, found_release} != {PREPROCESSING_VERSION}:
+        if {release, found_release} != {_release()}:
             raise InputError(
                 f"--scheduler {scheduler}: {worker} has another release; install this one"
             )
@@ -142,9 +142,14 @@ def _check_workers(client: Client, scheduler: str, folder: Path | None) -> None:
             )
 
 
-def _describe_worker(folder: Path | None) -> tuple[int, bool]:
+def _describe_worker(folder: Path | None) -> tuple[tuple[int, ...], bool]:
     """Tell which preprocessing a process has, and whether it sees a folder."""
-    return PREPROCESSING_VERSION, folder is None or folder.is_dir()
+    return _release(), folder is None or folder.is_dir()
+
+
+def _release() -> tuple[int, ...]:
+    """Return what decides the voxels that this process would make."""
+    return PREPROCESSING_VERSION, *AXES_VERSION.values()
 
 
 @contextmanager

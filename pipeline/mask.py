@@ -11,7 +11,7 @@ from cache_schema.geometry import restore_volume
 from cache_schema.vocabulary import LABELS
 from pipeline.quality import CaseError
 from pipeline.raw_case import RawCase
-from pipeline.volume import VolumeError, check_like, encode_like
+from pipeline.volume import VolumeError, check_like, encode_like, restore_axes
 
 SUFFIX: Final = ".nii.gz"
 
@@ -59,6 +59,8 @@ def write_probabilities(
 def _write(
     path: Path, case: RawCase, voxels: Shaped[np.ndarray, "i j k *plane"], title: str
 ) -> None:
+    if case.source_affine is not None:
+        voxels = restore_axes(voxels, case.source_affine)
     try:
         with reporting(path, advice="choose another --out"), replacing(path) as partial:
             partial.write_bytes(encode_like(case.source, voxels, title=title))

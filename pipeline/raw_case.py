@@ -5,22 +5,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float16, Int
+from jaxtyping import Float, Float16, Int
 
 from cache_schema.errors import InputError
 from cache_schema.preprocessing import PreprocessingRecord
 from cache_schema.vocabulary import MODALITIES
 from pipeline.case import (
-    PREPROCESSING_VERSION,
     Images,
     Preprocessing,
-    decode_source,
     read_files,
+    read_volume,
     take_head,
 )
 from pipeline.crop import Crop
-from pipeline.quality import CaseError, check_same_grid, differs_from_brats
-from pipeline.volume import Volume
+from pipeline.quality import (
+    CaseError,
+    Coverage,
+    check_same_grid,
+    describe_coverage,
+    differs_from_brats,
+    measure_coverage,
+)
+from pipeline.volume import Volume, read_affine
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,11 @@ class RawCase:
         image: Modalities t1, t1ce, t2, flair, normalised as in a cache, background 0; padded at the
             high ends to the cache's plane.
         z: Index of each slice in the source volume.
-        shape: Size of the source volume (i, j, k).
+        shape: Size of the volume (i, j, k), in the axes that its slices have.
         source: Bytes of the file whose grid and header a mask takes over: the first modality there is.
         absent: Modalities that the case lacks, zeros in `image`.
+        findings: What is unusual about its modalities, one sentence each.
+        source_affine: That of `source` as stored, if its volume was brought to BraTS's axes.
     """
 
     image: Float16[np.ndarray, "slice 4 height width"]
@@ -41,6 +49,8 @@ class RawCase:
     shape: tuple[int, int, int]
     source: bytes
     absent: tuple[str, ...]
+    findings: tuple[str, ...] = ()
+    source_affine: Float[np.ndarray, "4 4"] | None = None
 
 
 def recall_preprocessing(record: PreprocessingRecord) -> Preprocessing:
@@ -58,7 +68,7 @@ def recall_preprocessing(record: PreprocessingRecord) -> Preprocessing:
     ]
     if [each.fingerprint for each in made] != [each.fingerprint for each in record.sources]:
         raise InputError(
-            f"the run was trained on slices of another preprocessing version than {PREPROCESSING_VERSION}, "
+            f"the run was trained on slices of another preprocessing version than {made[0].version}, "
             "which this release makes; predict with the release that made its cache, or train again"
         )
     height, width = np.max([each.plane for each in made], axis=0).tolist()
@@ -80,13 +90,16 @@ def read_raw_case(files: Mapping[str, Path], settings: Preprocessing) -> RawCase
     if not present:
         raise CaseError(f"has none of the modalities {', '.join(MODALITIES)}")
     heads: dict[str, Crop] = {}
+    coverages: dict[str, Coverage] = {}
     first: dict[str, Volume] = {}
     for name in present:
-        volume = decode_source(sources, name)
+        volume = read_volume(sources, name, settings.geometry)
         first = first or {name: volume}
         check_same_grid({**first, name: volume})
         _check_served(volume, settings)
         heads[name] = take_head(volume, settings, name)
+        coverages[name] = measure_coverage(volume.voxels.T, heads[name].voxels)
+    source = sources[present[0]]
     i, j, k = first[present[0]].voxels.shape
     height, width = max(i, settings.plane[0]), max(j, settings.plane[1])
     images = Images(heads, replace(settings, plane=(height, width)))
@@ -95,8 +108,10 @@ def read_raw_case(files: Mapping[str, Path], settings: Preprocessing) -> RawCase
         image=np.stack([images.at(index) for index in kept.tolist()]),
         z=kept,
         shape=(i, j, k),
-        source=sources[present[0]],
+        source=source,
         absent=tuple(name for name in MODALITIES if name not in present),
+        findings=tuple(describe_coverage(coverages)),
+        source_affine=read_affine(source) if settings.geometry == "any" else None,
     )
 
 

@@ -7,20 +7,27 @@ from functools import partial
 from itertools import combinations
 from typing import Any
 
+from cache_schema.findings import repairs_in
 from cache_schema.vocabulary import COHORTS, MODALITIES
 from pipeline.case import (
     Images,
     Preprocessing,
-    decode_source,
     prepare_case,
     read_files,
     read_sources,
+    read_volume,
     take_head,
 )
 from pipeline.case_folder import SEGMENTATION
 from pipeline.cohorts import Case
 from pipeline.overlooked import Overlooked
-from pipeline.quality import CaseError, check_geometry, check_label, check_same_grid
+from pipeline.quality import (
+    CaseError,
+    check_geometry,
+    check_label,
+    check_same_grid,
+    repair_origin,
+)
 from pipeline.volume import Volume
 
 
@@ -96,7 +103,7 @@ def inspect_case(case: Case, geometry: str) -> CaseReport:
         )
     try:
         sources = read_sources(case)
-        plane = decode_source(sources, SEGMENTATION).voxels.shape[:2]
+        plane = read_volume(sources, SEGMENTATION, geometry).voxels.shape[:2]
         settings = Preprocessing("zscore", bias_correct=False, geometry=geometry, plane=plane)
         found = prepare_case(case, sources, settings).findings.splitlines()
     except CaseError as error:
@@ -111,9 +118,12 @@ def _file_faults(case: Case, geometry: str) -> Iterator[str]:
     for role in (SEGMENTATION, *MODALITIES):
         if role in case.files:
             try:
-                volumes[role] = decode_source(read_files({role: case.files[role]}), role)
+                volumes[role] = read_volume(read_files({role: case.files[role]}), role, geometry)
             except CaseError as error:
                 yield str(error)
+    if SEGMENTATION in volumes:
+        affines = {name: volumes[name].affine for name in volumes if name != SEGMENTATION}
+        volumes[SEGMENTATION], _ = repair_origin(volumes[SEGMENTATION], affines)
     for name, volume in volumes.items():
         anchor = next(iter(volumes))
         yield from _faults(partial(check_same_grid, {anchor: volumes[anchor], name: volume}))
@@ -158,12 +168,26 @@ def summarise(
         patients=len(set().union(*patients.values())),
         overlaps={f"{a}+{b}": len(patients[a] & patients[b]) for a, b in combinations(present, 2)},
         absent={case.case_id: case.absent for case in cases if case.absent},
-        repairs={case.case_id: case.repairs for case in cases if case.repairs},
+        repairs=_repairs(cases, reports),
         faults={report.case_id: report.faults for report in reports if report.faults},
-        findings={report.case_id: report.findings for report in reports if report.findings},
+        findings=_findings(reports),
         overlooked={str(each.path): each.reason for each in overlooked},
         synthetic=tuple(case.case_id for case in cases if case.is_synthetic),
     )
+
+
+def _repairs(cases: Sequence[Case], reports: Sequence[CaseReport]) -> dict[str, tuple[str, ...]]:
+    inside = {report.case_id: repairs_in(report.findings) for report in reports}
+    every = {case.case_id: (*case.repairs, *inside.get(case.case_id, ())) for case in cases}
+    return {case_id: actions for case_id, actions in every.items() if actions}
+
+
+def _findings(reports: Sequence[CaseReport]) -> dict[str, tuple[str, ...]]:
+    other = {
+        report.case_id: tuple(f for f in report.findings if not repairs_in([f]))
+        for report in reports
+    }
+    return {case_id: findings for case_id, findings in other.items() if findings}
 
 
 def _inventory(cases: Sequence[Case]) -> CohortInventory:

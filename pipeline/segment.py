@@ -66,18 +66,22 @@ class Outcome:
         written: Files that are there now, and what each holds.
         absent: Modalities that it lacks.
         fault: Why it could not be segmented, or None.
+        findings: What is unusual about its scans, one sentence each.
     """
 
     case_id: str
     written: Mapping[Path, str] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     fault: str | None = None
+    findings: tuple[str, ...] = ()
 
     def warnings(self, *, is_one_of_many: bool) -> Iterator[str]:
         """Yield what the user should see at once; of a single case the fault comes at the end."""
         if self.absent:
             names = ", ".join(self.absent)
             yield f"{self.case_id} lacks {names}: zeros stand in for it, as --missing zero stores them"
+        for finding in self.findings:
+            yield f"{self.case_id}: {finding}"
         if self.fault is not None and is_one_of_many:
             yield f"{self.case_id} is left out: {self.fault}"
 
@@ -184,14 +188,11 @@ def _segment(
     case = read_raw_case(request.files, settings)
     labels, probability = predict(case.image)
     write_labels(request.out, case, labels)
-    if probability is None:
-        return Outcome(request.case_id, {request.out: LABELS_HELD}, case.absent)
-    write_probabilities(request.probabilities, case, probability, planes)
-    held = {
-        request.out: LABELS_HELD,
-        request.probabilities: f"probabilities of {', '.join(planes)}",
-    }
-    return Outcome(request.case_id, held, case.absent)
+    held = {request.out: LABELS_HELD}
+    if probability is not None:
+        write_probabilities(request.probabilities, case, probability, planes)
+        held[request.probabilities] = f"probabilities of {', '.join(planes)}"
+    return Outcome(request.case_id, held, case.absent, findings=case.findings)
 
 
 def summarise(outcomes: Sequence[Outcome]) -> str | None:

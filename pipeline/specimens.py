@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from cache_schema.errors import InputError
+from cache_schema.findings import spoils_picture
 from cache_schema.geometry import pixel_aspect, radiological
 from cache_schema.manifest import CaseRecord, Manifest
 from cache_schema.shard import CaseEntry, ShardReader
@@ -50,7 +51,8 @@ def choose_cases(manifest: Manifest) -> list[tuple[str, CaseRecord]]:
     """Choose a case of each client and of each cohort's test set; the same manifest, the same cases.
 
     Of an owner it is the case in the middle by tumour volume, of a patient not shown already if
-    there is one. If there are too many clients, some are passed over at equal steps.
+    there is one, and not one whose findings say that a scan has a background or shows a part of the
+    head, if there is another. If there are too many clients, some are passed over at equal steps.
 
     Args:
         manifest: Of the cache.
@@ -80,7 +82,8 @@ def choose_cases(manifest: Manifest) -> list[tuple[str, CaseRecord]]:
 
 
 def _middle(cases: Sequence[CaseRecord], seen: Collection[str]) -> CaseRecord:
-    fresh = [case for case in cases if case.patient_id not in seen] or cases
+    fair = [case for case in cases if not any(map(spoils_picture, case.findings))] or cases
+    fresh = [case for case in fair if case.patient_id not in seen] or fair
     return sorted(fresh, key=lambda case: (_tumour(case), case.case_id))[len(fresh) // 2]
 
 

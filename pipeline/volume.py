@@ -44,18 +44,9 @@ AS_IT_IS: Final = np.array([[0, 1], [1, 1], [2, 1]])
 MAX_CONDITION: Final = 1e6
 """A longest step of the voxel grid over its shortest beyond this leaves no three axes."""
 
-_PRIVATE: Final = frozenset(
-    [
-        "aux_file",
-        "db_name",
-        "glmax",
-        "glmin",
-        "intent_code",
-        "intent_name",
-        "intent_p1",
-        "intent_p2",
-        "intent_p3",
-    ]
+_PRIVATE: Final = (
+    *("aux_file", "db_name", "glmax", "glmin", "intent_code", "intent_name"),
+    *("intent_p1", "intent_p2", "intent_p3"),
 )
 """Fields of a header that a mask does not take over from its scan."""
 
@@ -115,10 +106,25 @@ def decode_nifti(content: bytes) -> Volume:
         voxels = voxels[..., 0]
     if voxels.ndim != 3:
         raise VolumeError(f"has {voxels.ndim} axes, not 3")
-    return Volume(voxels, _read_affine(image.header))
+    return Volume(voxels, _find_affine(image.header))
 
 
-def _read_affine(header: nib.nifti1.Nifti1Header) -> Float[np.ndarray, "4 4"]:
+def read_affine(content: bytes) -> Float[np.ndarray, "4 4"]:
+    """Read where a volume's voxels lie from the first bytes of its file.
+
+    Args:
+        content: A file as `decode_nifti` takes it.
+
+    Returns:
+        Voxel indices to millimetres, RAS+, for the axes as stored.
+
+    Raises:
+        VolumeError: If the file does not begin like a NIfTI volume that says where it lies.
+    """
+    return _find_affine(_read_header(BytesIO(content)))
+
+
+def _find_affine(header: nib.nifti1.Nifti1Header) -> Float[np.ndarray, "4 4"]:
     """Read where voxels lie: the sform, else the qform."""
     if not (header["sform_code"] or header["qform_code"]):
         raise VolumeError("has neither sform nor qform, so nobody knows where its axes point")
@@ -422,7 +428,7 @@ def _brought_shape(header: nib.nifti1.Nifti1Header) -> tuple[int, int, int]:
     shape = header.get_data_shape()[:3]
     if len(shape) < 3:
         raise VolumeError(f"has {len(shape)} axes, not 3")
-    order = np.argsort(_turn(_read_affine(header))[:, 0])
+    order = np.argsort(_turn(_find_affine(header))[:, 0])
     i, j, k = (int(shape[axis]) for axis in order)
     return i, j, k
 

@@ -11,7 +11,7 @@ import pytest
 from cache_schema.shard import CaseSlices
 from pipeline.case import Preprocessing, prepare_case, read_sources, source_key
 from pipeline.cohorts import Case
-from pipeline.quality import CaseError
+from pipeline.quality import BRATS_AFFINE, CaseError
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 SHAPE = (5, 7, 6)
@@ -265,6 +265,112 @@ def test_the_fingerprint_depends_on_every_parameter():
     ]
     assert len({settings.fingerprint for settings in (SETTINGS, *others)}) == 5
     assert replace(SETTINGS).fingerprint == SETTINGS.fingerprint
+
+
+def test_fingerprints_of_brats_geometry_are_those_of_version_1_and_others_are_not():
+    settings = Preprocessing("zscore", bias_correct=False, geometry="brats", plane=(240, 240))
+    assert settings.fingerprint == (
+        "3d296a78ca8064e8cbe288906f62d28d5142ddf8999b057efa28b8b4fd0c4f83"
+    )
+    assert (
+        replace(settings, geometry="any").fingerprint
+        != (
+            "ccdfb4b947106c58b26770b6e11c6b842547c11df02bf1f1b01b4809b5355bc1"  # before axes were looked at
+        )
+    )
+
+
+def reoriented(voxels: np.ndarray, codes: str, affine: np.ndarray = AFFINE) -> bytes:
+    """The same scan stored with voxel axes that run to these sides, by nibabel."""
+    image = nib.Nifti1Image(voxels, affine)
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(affine), nib.orientations.axcodes2ornt(codes)
+    )
+    return image.as_reoriented(turn).to_bytes()
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "LPI", "PIR", "ASL", "SRA"])
+def test_other_axes_give_the_same_slices(codes):
+    plain = prepare_case(CASE, sources(), SETTINGS)
+    turned = prepare_case(
+        CASE, {role: reoriented(each, codes) for role, each in volumes().items()}, SETTINGS
+    )
+    np.testing.assert_array_equal(images_of(turned), images_of(plain))
+    np.testing.assert_array_equal(labels_of(turned), labels_of(plain))
+    assert turned.z.tolist() == plain.z.tolist()
+    np.testing.assert_array_equal(turned.affine, AFFINE)
+    assert (turned.shape, turned.findings) == (SHAPE, "")
+
+
+@pytest.mark.parametrize("role", ["seg", "t1", "flair"])
+def test_one_file_in_other_axes_lies_in_the_same_grid(role):
+    plain = prepare_case(CASE, sources(), SETTINGS)
+    turned = prepare_case(CASE, sources(**{role: reoriented(volumes()[role], "SRA")}), SETTINGS)
+    np.testing.assert_array_equal(images_of(turned), images_of(plain))
+    np.testing.assert_array_equal(labels_of(turned), labels_of(plain))
+
+
+@pytest.mark.parametrize("role", ["seg", "t2"])
+def test_a_file_without_three_axes_is_refused(role):
+    image = nib.Nifti1Image(volumes()[role], AFFINE)
+    image.set_sform(np.diag([-1.0, -1.0, 0.0, 1.0]), code=1)
+    with pytest.raises(CaseError, match=f"^{role} has an affine that leaves no three axes"):
+        prepare_case(CASE, sources(**{role: image.to_bytes()}), SETTINGS)
+
+
+def shifted(name: str, millimetres: float = 239.0) -> bytes:
+    affine = AFFINE.copy()
+    affine[1, 3] += millimetres
+    return nifti(volumes()[name], affine)
+
+
+def test_a_segmentation_whose_origin_alone_is_wrong_is_repaired():
+    plain = prepare_case(CASE, sources(), SETTINGS)
+    repaired = prepare_case(CASE, sources(seg=shifted("seg")), SETTINGS)
+    assert repaired.findings == (
+        "repaired: origin (0, 239, 0) of seg taken as (0, 0, 0), that of the four modalities"
+    )
+    np.testing.assert_array_equal(repaired.affine, AFFINE)
+    np.testing.assert_array_equal(labels_of(repaired), labels_of(plain))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seg": shifted("seg"), "t2": None},  # three modalities are not four
+        {"seg": shifted("seg"), "flair": shifted("flair", 1.0)},
+        {"flair": shifted("flair")},
+        {"seg": nifti(volumes()["seg"], np.eye(4))},  # its directions are others too
+    ],
+)
+def test_any_other_disagreement_is_a_fault(changes):
+    with pytest.raises(CaseError, match="have different affines"):
+        prepare_case(CASE, sources(**changes), SETTINGS)
+
+
+def test_under_brats_geometry_a_repaired_segmentation_is_held_against_brats():
+    settings = Preprocessing("zscore", bias_correct=False, geometry="brats", plane=(240, 240))
+    with pytest.raises(CaseError, match=r"shape \(5, 7, 6\) is not"):
+        prepare_case(CASE, sources(seg=shifted("seg")), settings)
+    voxels = np.zeros((240, 240, 155), np.uint8)
+    voxels[100:103, 100:104, 70] = np.arange(12).reshape(3, 4)
+    files = {name: nifti(voxels, BRATS_AFFINE) for name in MODALITIES}
+    seg = nifti((voxels > 6).astype(np.uint8), np.diag([-1.0, -1.0, 1.0, 1.0]))  # origin (0, 0, 0)
+    prepared = prepare_case(CASE, {**files, "seg": seg}, settings)
+    assert "repaired: origin (0, 0, 0) of seg taken as (0, 239, 0)" in prepared.findings
+    np.testing.assert_array_equal(prepared.affine, BRATS_AFFINE)
+
+
+def test_a_background_and_a_part_of_a_head_are_findings():
+    air = volumes()["t2"]
+    air[air == 0] = -1024
+    cut = volumes()["flair"]
+    cut[:, :, :3] = 0
+    findings = prepare_case(CASE, sources(t2=air, flair=cut), SETTINGS).findings.splitlines()
+    assert findings == [
+        "t2 has a background other than 0: 100% of its voxels count as brain",
+        "flair covers 67% of the head that the other modalities show",  # 2 of 3 planes
+    ]
 
 
 def test_sources_are_read_as_they_lie_on_disk(tmp_path):

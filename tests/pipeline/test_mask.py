@@ -34,6 +34,27 @@ def test_labels_lie_in_the_sources_grid_and_replace_an_older_file(tmp_path):
     assert [each.name for each in path.parent.iterdir()] == ["mask.nii.gz"]
 
 
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "SRA", "PIR"])
+def test_masks_of_brought_slices_lie_in_the_axes_of_the_source(codes, tmp_path):
+    plain = nib.Nifti1Image(np.ones((3, 4, 5), np.int16), np.diag([-1.0, -2.0, 3.0, 1.0]))
+    axes = nib.orientations.axcodes2ornt(codes)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(plain.affine), axes)
+    scan = plain.as_reoriented(turn)
+    image, z = np.zeros((2, 4, 3, 4), np.float16), np.array([1, 3])
+    brought = RawCase(image, z, (3, 4, 5), scan.to_bytes(), (), source_affine=scan.affine)
+    probability = np.random.default_rng(0).random((2, 3, 3, 4)).astype(np.float32)
+    write_labels(tmp_path / "mask.nii.gz", brought, LABELS)
+    write_probabilities(tmp_path / "p.nii.gz", brought, probability, ("ET", "TC", "WT"))
+    for name, planes in (("mask", LABELS), ("p", probability)):
+        written = nib.load(tmp_path / f"{name}.nii.gz")
+        np.testing.assert_array_equal(written.affine, scan.affine)
+        assert written.shape[:3] == scan.shape
+        back = nib.orientations.ornt_transform(axes, nib.orientations.axcodes2ornt("LPS"))
+        volume = np.asarray(written.as_reoriented(back).dataobj)
+        np.testing.assert_array_equal(volume[:, :, 1], np.moveaxis(planes[0], (-2, -1), (0, 1)))
+        np.testing.assert_array_equal(volume[:, :, 3], np.moveaxis(planes[1], (-2, -1), (0, 1)))
+
+
 def test_probabilities_say_what_their_planes_are(tmp_path):
     probability = np.random.default_rng(0).random((2, 3, 3, 4)).astype(np.float32)
     write_probabilities(tmp_path / "p.nii.gz", case(), probability, ("ET", "TC", "WT"))

@@ -122,6 +122,16 @@ def test_any_geometry_has_the_largest_sides_of_all_cases(small_options, tree):
     assert make_plan([tree], small_options).preprocessing.plane == (17, 20)
 
 
+def test_sides_are_those_of_axial_planes_whatever_axes_are_stored(small_options, tree):
+    name = "BraTS20_Training_001"
+    sagittal = np.array(
+        [[0, 0, 1.0, 0], [-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    )  # back, up, right
+    image = nib.Nifti1Image(np.zeros((20, 7, 9), np.uint8), sagittal)
+    (tree / name / f"{name}_seg.nii.gz").write_bytes(image.to_bytes())
+    assert make_plan([tree], small_options).preprocessing.plane == (9, 20)
+
+
 def test_no_readable_segmentation_at_all_is_refused(small_options, tree):
     with pytest.raises(InputError, match="no segmentation is a readable NIfTI file"):
         make_plan([tree], small_options)

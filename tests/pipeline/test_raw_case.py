@@ -1,7 +1,7 @@
 """A raw case gives the very slices that a cache would hold of it, and gets its volume back."""
 
 import gzip
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +12,7 @@ from cache_schema.errors import InputError
 from cache_schema.geometry import restore_volume
 from cache_schema.manifest import read_manifest
 from cache_schema.preprocessing import record_preprocessing
-from pipeline.case import Preprocessing, prepare_case
+from pipeline.case import Preprocessing, fingerprint, prepare_case
 from pipeline.cohorts import Case
 from pipeline.quality import BRATS_AFFINE, CaseError
 from pipeline.raw_case import RawCase, read_raw_case, recall_preprocessing
@@ -130,6 +130,50 @@ def test_another_preprocessing_version_is_refused(small_cache, monkeypatch):
     monkeypatch.setattr("pipeline.case.PREPROCESSING_VERSION", 2)
     with pytest.raises(InputError, match="another preprocessing version"):
         recall_preprocessing(record)
+
+
+def test_a_run_on_slices_of_any_geometry_from_before_axes_were_looked_at_is_refused(small_cache):
+    record = record_preprocessing(read_manifest(small_cache))
+    parameters = asdict(recall_preprocessing(record))
+    before = fingerprint({"version": 1, **parameters})
+    source = record.sources[0].model_copy(update={"fingerprint": before})
+    with pytest.raises(InputError, match="another preprocessing version than 2"):
+        recall_preprocessing(record.model_copy(update={"sources": (source,)}))
+
+
+def turn(path: Path, codes: str) -> None:
+    """Store a file with voxel axes that run to these sides instead, by nibabel."""
+    image = nib.load(path)
+    turned = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes)
+    )
+    path.write_bytes(gzip.compress(image.as_reoriented(turned).to_bytes(), 1))
+
+
+@pytest.mark.parametrize("names", [("t1", "t1ce", "t2", "flair"), ("t1",), ("t2", "flair")])
+def test_other_axes_give_the_same_slices_and_keep_the_sources_own_grid(names, files):
+    plain = read_raw_case(files, SETTINGS)
+    for name in names:
+        turn(files[name], "SRA")
+    turned = read_raw_case(files, SETTINGS)
+    np.testing.assert_array_equal(turned.image, plain.image)
+    assert (turned.z.tolist(), turned.shape) == (plain.z.tolist(), SHAPE)
+    assert turned.source == files["t1"].read_bytes()
+    np.testing.assert_array_equal(turned.source_affine, nib.load(files["t1"]).affine)
+
+
+def test_backgrounds_and_parts_of_a_head_are_found(files, tmp_path):
+    assert read_raw_case(files, SETTINGS).findings == ()
+    image = np.asarray(nib.load(files["t2"]).dataobj).copy()
+    image[image == 0] = -1024
+    files["t2"] = write(tmp_path, "air", image)
+    cut = np.asarray(nib.load(files["t1"]).dataobj).copy()
+    cut[:, :, :7] = 0
+    files["t1"] = write(tmp_path, "cut", cut)
+    assert read_raw_case(files, SETTINGS).findings == (
+        "t2 has a background other than 0: 100% of its voxels count as brain",
+        "t1 covers 50% of the head that the other modalities show",  # 5 of 10 planes
+    )
 
 
 def test_predictions_go_back_to_their_place_in_the_volume():

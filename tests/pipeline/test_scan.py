@@ -53,6 +53,40 @@ def test_the_fault_is_the_reason_for_which_partition_would_quarantine(small_plan
     assert inspect_case(case, "any").faults == (str(caught.value),)
 
 
+def stored_anew(case: Case, role: str, folder: Path, codes: str = "LPS", origin=None) -> Case:
+    """A case one of whose files has other axes, and another origin if one is given."""
+    image = nib.load(case.files[role])
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes)
+    )
+    turned = image.as_reoriented(turn)
+    affine = turned.affine.copy()
+    if origin is not None:
+        affine[:3, 3] = origin
+    path = folder / case.files[role].name
+    nib.save(nib.Nifti1Image(np.asarray(turned.dataobj), affine), path)
+    return replace(case, files={**case.files, role: path})
+
+
+def test_files_in_other_axes_are_no_fault(small_plan, tmp_path):
+    case = small_plan.cases[0]
+    plain = inspect_case(case, "any")
+    for role in ("seg", "t1", "t2"):
+        case = stored_anew(case, role, tmp_path, "PIR")
+    assert inspect_case(case, "any") == plain
+
+
+def test_a_repaired_origin_is_listed_among_repairs_alone(small_plan, tmp_path):
+    case = replace(small_plan.cases[0], repairs=("W39.nii taken as seg",))
+    moved = stored_anew(case, "seg", tmp_path, origin=(5.0, 6.0, 7.0))
+    report = summarise([moved], [inspect_case(moved, "any")])
+    named, inside = report.repairs[case.case_id]
+    assert named == "W39.nii taken as seg"
+    assert inside.startswith("origin (5, 6, 7) of seg taken as (")
+    assert not any("origin" in f for f in report.findings.get(case.case_id, ()))
+    assert report.faults == {}
+
+
 def test_no_segmentation_is_a_fault(small_plan):
     files = {role: path for role, path in small_plan.cases[0].files.items() if role != "seg"}
     case = replace(small_plan.cases[0], files=files)

@@ -168,3 +168,37 @@ def test_what_lies_beside_the_cases_and_is_not_read_is_told(small_tree, tmp_path
     assert line.startswith(f"not read: {tmp_path / folder.name} (1) (by its name a second copy of")
     plan_requests(tmp_path / folder.name, NO_FILES, tmp_path / "a.nii.gz", warn=told.append)
     assert len(told) == 1
+
+
+def test_what_is_unusual_about_the_scans_is_said_of_the_case(small_tree, small_plan, tmp_path):
+    folder = shutil.copytree(case_folder(small_tree, "BraTS20_"), tmp_path / "BraTS20_Training_001")
+    path = next(folder.glob("*_t2.nii*"))
+    scan = nib.load(path)
+    voxels = np.asarray(scan.dataobj)
+    path.write_bytes(nib.Nifti1Image(np.where(voxels, voxels, -9), scan.affine).to_bytes())
+    requests = plan_requests(folder, NO_FILES, tmp_path / "mask.nii.gz")
+    (outcome,) = segment(requests, small_plan.preprocessing, bright, PLANES)
+    assert outcome.fault is None
+    assert list(outcome.warnings(is_one_of_many=False)) == [
+        "BraTS20_Training_001: t2 has a background other than 0: 100% of its voxels count as brain"
+    ]
+
+
+def test_a_sagittal_case_gets_its_mask_in_its_own_axes(small_tree, small_plan, tmp_path):
+    folder = case_folder(small_tree, "BraTS20_")
+    sagittal = tmp_path / "BraTS20_Training_001"
+    sagittal.mkdir()
+    turn = nib.orientations.axcodes2ornt("PIL")
+    for path in folder.iterdir():
+        scan = nib.load(path)
+        own = nib.orientations.ornt_transform(nib.io_orientation(scan.affine), turn)
+        nib.save(scan.as_reoriented(own), sagittal / path.name.replace(folder.name, sagittal.name))
+    for case, name in ((folder, "axial"), (sagittal, "sagittal")):
+        requests = plan_requests(case, NO_FILES, tmp_path / f"{name}.nii.gz")
+        list(segment(requests, small_plan.preprocessing, bright, PLANES))
+    for suffix in (".nii.gz", "_probabilities.nii.gz"):
+        axial, turned = (nib.load(tmp_path / f"{n}{suffix}") for n in ("axial", "sagittal"))
+        assert nib.aff2axcodes(turned.affine) == ("P", "I", "L")
+        own = nib.orientations.ornt_transform(nib.io_orientation(axial.affine), turn)
+        np.testing.assert_array_equal(axial.as_reoriented(own).dataobj, turned.dataobj)
+        assert np.asarray(turned.dataobj).any()

@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cache_schema.manifest import to_json
+from pipeline.assemble import assemble_manifest
 from pipeline.plan import make_plan
 from pipeline.shard_task import make_shard
 
@@ -235,3 +237,27 @@ def test_findings_of_the_voxels_survive_reuse(small_plan, make):
     first, second = make(shard), make(shard)
     assert any("no ET" in case.findings for case in first.cases)
     assert [case.findings for case in first.cases] == [case.findings for case in second.cases]
+
+
+def test_a_repair_of_the_voxels_is_in_the_manifest_whether_a_shard_is_kept_or_written(
+    small_plan, shard, make, tmp_path
+):
+    case = shard.cases[0]
+    seg = nib.load(case.files["seg"])
+    affine = seg.affine.copy()
+    affine[:3, 3] += 5
+    path = tmp_path / case.files["seg"].name
+    nib.save(nib.Nifti1Image(np.asarray(seg.dataobj), affine), path)
+    moved = replace(case, files={**case.files, "seg": path}, repairs=("W39.nii taken as seg",))
+    plan = replace(
+        small_plan,
+        cases=tuple(moved if c.case_id == case.case_id else c for c in small_plan.cases),
+    )
+    outcomes = [make(replace(shard, cases=(moved, *shard.cases[1:]))) for _ in range(2)]
+    assert [outcome.reused for outcome in outcomes] == [False, True]
+    first, again = (assemble_manifest(plan, [outcome]) for outcome in outcomes)
+    named, inside = (repair.action for repair in first.repairs if repair.case_id == case.case_id)
+    assert named == "W39.nii taken as seg"
+    assert inside.startswith("origin (")
+    assert inside.endswith("that of the four modalities")
+    assert to_json(first) == to_json(again)

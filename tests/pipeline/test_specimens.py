@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cache_schema.errors import InputError
+from cache_schema.findings import say_background, say_partial
 from cache_schema.manifest import CaseRecord, LabelVoxels, count_leakage, read_manifest
 from cache_schema.shard import CaseSlices, ShardReader, ShardWriter, Slice
 from pipeline.specimens import (
@@ -25,7 +26,7 @@ RAS = np.diag([1.0, 1.0, 1.0, 1.0])
 ALL = (True, True, True, True)
 
 
-def record(name, *, patient=None, cohort="brats2020", client=0, tumour=0, present=ALL):
+def record(name, *, patient=None, cohort="brats2020", client=0, tumour=0, present=ALL, findings=()):
     return CaseRecord(
         case_id=name,
         patient_id=patient or name,
@@ -39,7 +40,7 @@ def record(name, *, patient=None, cohort="brats2020", client=0, tumour=0, presen
         num_slices=3,
         label_voxels=LabelVoxels(NEC=0, ED=tumour, ET=0),
         present=present,
-        findings=(),
+        findings=findings,
         attributes={},
     )
 
@@ -87,6 +88,34 @@ def test_a_patient_is_shown_again_where_there_is_no_other(manifest_of):
         record("a18", patient="a", cohort="brats2018"), record("a20", patient="a", client=None)
     )
     assert chosen(manifest) == [("client 0", "a18"), ("test brats2020", "a20")]
+
+
+AIR = (say_background("t1", 1.0),)
+PART = ("no ET", say_partial("flair", 0.66))
+
+
+@pytest.mark.parametrize("findings", [AIR, PART])
+def test_a_case_with_a_background_or_a_part_of_a_head_is_not_shown(findings, manifest_of):
+    manifest = manifest_of(
+        record("a", tumour=10),
+        record("b", tumour=20, findings=findings),  # the one in the middle
+        record("c", tumour=30, findings=("no ET",)),
+    )
+    assert chosen(manifest) == [("client 0", "c")]
+
+
+def test_it_is_shown_where_there_is_no_other_and_after_a_patient_shown_already(manifest_of):
+    manifest = manifest_of(
+        record("a18", patient="a", cohort="brats2018", client=1),
+        record("b", client=2, findings=AIR),
+        record("a20", patient="a", client=None),
+        record("c20", client=None, findings=PART),
+    )
+    assert chosen(manifest) == [
+        ("client 1", "a18"),
+        ("client 2", "b"),
+        ("test brats2020", "a20"),
+    ]
 
 
 def test_of_many_clients_some_are_passed_over_at_equal_steps(manifest_of):
