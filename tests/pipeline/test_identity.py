@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cache_schema.vocabulary import SYNTHETIC_MARK
 from pipeline import voxel_identity
 from pipeline.cohorts import Case, Inventory, discover
 from pipeline.identity import identify
@@ -306,3 +307,29 @@ def test_the_true_mapping_of_2019_names_335_people(real_data):
     assert [case.patient_id for case in identify(Inventory(cases, ()))] == [
         case.patient_id for case in found
     ]
+
+
+def only_case(root: Path) -> Case:
+    (case,) = identify(discover([root]))
+    return case
+
+
+def test_a_phantoms_case_is_known_by_its_headers_wherever_it_is_copied(small_tree, tmp_path):
+    folder = small_tree / "MICCAI_BraTS2020_TrainingData" / "BraTS20_Training_001"
+    shutil.copytree(folder, tmp_path / "data" / folder.name)
+    assert only_case(tmp_path / "data").is_synthetic
+    (tmp_path / "other").mkdir()
+    write_t1(tmp_path / "other", "BraTS20_Training_002", 7, "synthetic contrast agent")
+    assert not only_case(tmp_path / "other").is_synthetic
+
+
+def test_a_phantoms_case_is_known_by_its_archive_whatever_was_done_to_its_files(tmp_path):
+    archive = tmp_path / "data" / "MICCAI_BraTS2020_TrainingData"
+    archive.mkdir(parents=True)
+    write_t1(archive, "BraTS20_Training_001", 7, "header rewritten")
+    assert not only_case(archive).is_synthetic
+    (archive / SYNTHETIC_MARK).write_text("made up\n")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "BraTS20_Training_001").symlink_to(archive / "BraTS20_Training_001")
+    for root in (archive, tmp_path / "data", archive / "BraTS20_Training_001", tmp_path / "linked"):
+        assert only_case(root).is_synthetic
