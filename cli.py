@@ -29,6 +29,7 @@ from rich.progress import (
 from rich.text import Text
 
 from cache_schema.errors import InputError
+from cache_schema.machine import complete_environment
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
@@ -68,6 +69,11 @@ def _say(text: str) -> None:
     console.print(text, markup=False, emoji=False, soft_wrap=True)
 
 
+def _warn(text: str) -> None:
+    """Print a line on stderr as it is."""
+    errors.print(text, markup=False)
+
+
 def run_prep() -> None:
     """Enter the console command `prep`."""
     _run(prep)
@@ -80,6 +86,7 @@ def run_train() -> None:
 
 def _run(app: typer.Typer) -> None:
     """Run an app; whatever goes wrong becomes one line on stderr and exit code 1."""
+    complete_environment()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -206,21 +213,26 @@ def prep_scan(
     """Take stock of archives and read every voxel; writes nothing but --json FILE."""
     from json import dumps
 
-    from pipeline.case import voxel_digest
+    from cache_schema.files import write_atomically
+    from cache_schema.targets import require_writable_file
     from pipeline.cohorts import discover
     from pipeline.identity import identify
     from pipeline.run import inspect_cases
     from pipeline.scan import summarise
     from pipeline.show import scan_tables
 
+    if json is not None:
+        require_writable_file(json, "--json")
     with console.status("looking for cases and patients"):
-        cases = identify(discover(roots), voxel_digest=voxel_digest)
+        inventory = discover(roots)
+        cases = identify(inventory)
     with _progress("cases") as progress:
         reports = inspect_cases(cases, geometry, _CaseBar(progress), num_workers=workers)
-    report = summarise(cases, reports)
+    report = summarise(cases, reports, inventory.overlooked)
     console.print(*scan_tables(report), sep="\n")
     if json is not None:
-        json.write_text(dumps(report.document(), indent=1, sort_keys=True) + "\n", "utf-8")
+        document = dumps(report.document(), indent=1, sort_keys=True) + "\n"
+        write_atomically(json, document, option="--json", advice="name a file that can be")
 
 
 @prep.command("partition")
@@ -248,7 +260,10 @@ def prep_partition(
         typer.Option(help="Train on all years of a patient, or on the latest cohort alone."),
     ] = "keep",
     missing: Annotated[
-        Literal["refuse", "zero"], typer.Option(help="What to do about absent modalities.")
+        Literal["refuse", "zero", "quarantine"],
+        typer.Option(
+            help="What to do about absent modalities: refuse to begin, store zeros, or leave such cases out."
+        ),
     ] = "refuse",
     bias_correct: Annotated[bool, typer.Option(help="Run N4 first (slow).")] = False,
     normalize: Annotated[
@@ -263,6 +278,9 @@ def prep_partition(
     reuse: Annotated[
         Path | None, typer.Option(help="Another cache of these cases: copy its slices.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a cache of other options or other cases.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Print who would get what; write nothing.")] = False,
     allow_quarantined: Annotated[
         bool, typer.Option(help="Exit with 0 even if cases were quarantined.")
@@ -270,6 +288,8 @@ def prep_partition(
 ) -> None:
     """Scan, split, partition and write the shards of every client: the main job."""
     from cache_schema.manifest import Options
+    from cache_schema.targets import require_writable_folder
+    from pipeline.overlooked import describe_overlooked
     from pipeline.plan import make_plan
     from pipeline.run import run_plan
     from pipeline.show import client_table, cohort_table, plan_table
@@ -289,8 +309,12 @@ def prep_partition(
         shard_cases=shard_cases,
         duplicates=duplicates,
     )
+    if not dry_run:
+        require_writable_folder(cache, "--cache")
     with console.status("looking for cases and patients"):
-        plan = make_plan(roots or [Path("data")], options, names_only=dry_run)
+        plan = make_plan(roots or [Path("data")], options)
+    if plan.overlooked:
+        _warn(f"{describe_overlooked(plan.overlooked)}; `prep scan` names them")
     if dry_run:
         console.print(plan_table(plan))
         return
@@ -302,6 +326,8 @@ def prep_partition(
             num_workers=workers,
             scheduler=scheduler,
             reuse=reuse,
+            replace=replace,
+            warn=_warn,
         )
     console.print(cohort_table(result.manifest), client_table(result.manifest))
     num_shards = len(result.manifest.shards)
@@ -355,11 +381,12 @@ def prep_show(
         Path | None, typer.Option(help="Also write all pictures as one, for a slide.")
     ] = None,
 ) -> None:
-    """Show who got what."""
+    """Show who got what, and by which options."""
     from cache_schema.manifest import read_manifest
-    from pipeline.show import client_table, cohort_table
+    from pipeline.show import client_table, cohort_table, describe_options
 
     manifest = read_manifest(cache)
+    _say(describe_options(manifest.options))
     console.print(cohort_table(manifest), client_table(manifest))
     if html is not None or png is not None:
         from pipeline.page import write_pictures
@@ -769,7 +796,8 @@ def train_eval(
     if len(scored) > 1:
         comparisons = compare_runs({each.name: each.evaluation for each in scored})
         leakage = least_known(each.evaluation.leakage for each in scored)
-        console.print(comparison_table(comparisons, leakage))
+        is_synthetic = any(each.evaluation.is_synthetic for each in scored)
+        console.print(comparison_table(comparisons, leakage, is_synthetic=is_synthetic))
 
 
 @train.command("predict")
@@ -800,7 +828,7 @@ def train_predict(
     from training.predictor import open_predictor
 
     files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
-    requests = plan_requests(case, files, out)
+    requests = plan_requests(case, files, out, warn=_warn)
     predictor = open_predictor(
         run,
         device=device,
@@ -885,8 +913,11 @@ def train_models(
     json: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
 ) -> None:
     """Count parameters and FLOPs of the networks, beside the paper's figures."""
+    from cache_schema.targets import require_writable_file
     from training.models.table import measure_models, remarks, size_table, write_sizes
 
+    if json is not None:
+        require_writable_file(json, "--json")
     with console.status("building networks"):
         sizes = measure_models(model or ())
     console.print(size_table(sizes))

@@ -30,6 +30,7 @@ from bench.robustness import measure_robustness
 from bench.scaling import measure_scaling
 from bench.scoring import measure_scoring
 from bench.train import measure_train
+from cache_schema.files import write_atomically
 from pipeline.quality import BRATS_SHAPE
 
 TINY: Final = (48, 40, 32)
@@ -81,7 +82,7 @@ def _measure(parts: list[str], *, tiny: bool) -> None:
                 RESULTS.mkdir(exist_ok=True)
                 # A GPU's figures are kept beside a processor's.
                 kept = f"{name}-gpu" if figures.get("device") == "cuda" else name
-                (RESULTS / f"{kept}.json").write_text(text + "\n", encoding="utf-8")
+                write_atomically(RESULTS / f"{kept}.json", text + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import Any, Final
 import cli
 from cache_schema.manifest import Options
 from pipeline.case import Preprocessing
-from pipeline.cohorts import SEGMENTATION, Case, discover
+from pipeline.case_folder import SEGMENTATION
+from pipeline.cohorts import Case, discover
 from pipeline.identity import identify
 from pipeline.phantom.archives import write_phantom
 from pipeline.quality import BRATS_SHAPE

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from training.augment import AugmentSettings, apply, draw
 from training.config import TrainConfig
-from training.data import Slice
+from training.data.slices import Slice
 from training.device import choose_device
 from training.losses import SMOOTH
 from training.models.initial import random_model

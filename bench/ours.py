@@ -13,7 +13,8 @@ from bench.timing import seconds
 from pipeline.plan import make_plan
 from pipeline.run import run_plan
 from training.config import TrainConfig
-from training.data import Pass, Passes, Slice, SliceDataset, make_loader
+from training.data.batches import Pass, Passes, make_loader
+from training.data.slices import Slice, SliceDataset
 from training.device import choose_device, compile_where_it_pays, keep_freed_memory
 from training.fit import Stint, fit, make_optimizer
 from training.models.initial import random_model

@@ -11,7 +11,7 @@ from bench.prep import prepare_anew
 from bench.timing import in_turn, ratio, seconds
 from cache_schema.shard import ShardReader
 from pipeline.quality import BRATS_SHAPE
-from training.volumes import read_patch
+from training.data.volumes import read_patch
 
 SIDE: Final = 128
 REPEATS: Final = 15

@@ -19,9 +19,11 @@ from bench.cases import Workbench, usable_cases
 from bench.cluster import Cluster, local_cluster
 from bench.prep import in_worker, prepare_anew
 from bench.timing import in_turn, per_case, ratio, seconds
+from cache_schema.machine import usable_cores
 from cache_schema.vocabulary import MODALITIES
 from pipeline.case import Preprocessing
-from pipeline.cohorts import SEGMENTATION, Case
+from pipeline.case_folder import SEGMENTATION
+from pipeline.cohorts import Case
 
 REPEATS: Final = 7
 
@@ -37,7 +39,7 @@ def measure_peers(bench: Workbench) -> dict[str, object]:
             continue
         folders[name] = bench.scratch / f"peers-{name}"
         works[name] = _refilled(fill, cases, folders[name])
-    num_cores = len(os.sched_getaffinity(0))
+    num_cores = usable_cores()
     with (
         warnings.catch_warnings(),
         local_cluster(1) as one_worker,

@@ -21,6 +21,7 @@ from isal import isal_zlib
 
 from bench.cases import Workbench, sources
 from bench.cluster import Cluster, local_cluster
+from bench.identity import measure_identity
 from bench.timing import in_turn, per_case, ratio, seconds
 from cache_schema.shard import ShardReader
 from pipeline.case import Preprocessing
@@ -40,9 +41,12 @@ class Slices:
 
 
 def measure_prep(bench: Workbench) -> dict[str, object]:
-    """Compare preparation and floor on phantom and on real cases."""
+    """Compare preparation and floor on phantom and on real cases, and tell what identity costs in all."""
     with local_cluster(1) as cluster:
-        return {k: _against_floor(cases, bench, cluster) for k, cases in sources(bench).items()}
+        found: dict[str, object] = {
+            kind: _against_floor(cases, bench, cluster) for kind, cases in sources(bench).items()
+        }
+    return found | {"identity": measure_identity(bench)}
 
 
 def prepare_anew(cases: Sequence[Case], shard: Path, settings: Preprocessing) -> float:

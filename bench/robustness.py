@@ -6,7 +6,6 @@ once and share the cores, on a processor there is one a core. On two cores that 
 is measured only when asked for by name.
 """
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import torch
 
 from bench.cases import Workbench
 from bench.cluster import Silence, local_cluster
+from cache_schema.machine import usable_cores
 from cache_schema.vocabulary import REGIONS
 from pipeline.phantom.archives import write_phantom
 from pipeline.plan import make_plan
@@ -105,7 +105,7 @@ def measure_robustness(bench: Workbench) -> dict[str, object]:
     study = FULL if bench.shape == BRATS_SHAPE else TINY
     cache = _make_cache(bench, study)
     device = choose_device("auto").type
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     at_once = len(RULES) if device == "cuda" else cores
     threads = max(1, cores // at_once)
     train = partial(_train_and_score, study, cache, bench.folder("robustness"), threads)

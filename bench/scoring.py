@@ -22,6 +22,7 @@ from cache_schema.vocabulary import LABELS, MODALITIES
 from pipeline.plan import make_plan
 from pipeline.run import run_plan
 from training.config import TrainConfig, write_config
+from training.data import VolumeDataset
 from training.evaluate import evaluate_dataset
 from training.metrics import DEFAULT_CONVENTION
 from training.models.logits import SCALE_RATIOS, Logits
@@ -29,7 +30,6 @@ from training.models.registry import MODELS, Network
 from training.process import own_bytes
 from training.provenance import write_provenance
 from training.scores import Scoring
-from training.volumes import VolumeDataset
 
 REPEATS: Final = 3
 FEW, MANY = 4, 40

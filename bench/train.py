@@ -31,7 +31,7 @@ from bench.timing import in_turn, ratio, seconds
 from cache_schema.shard import ShardReader
 from pipeline.quality import BRATS_SHAPE
 from training.config import TrainConfig
-from training.data import Slice, SliceDataset
+from training.data.slices import Slice, SliceDataset
 from training.device import choose_device, choose_precision
 from training.models.initial import random_model
 from training.models.size import count_flops

@@ -6,7 +6,6 @@ bytes: keys are sorted, and there is no clock, host name or absolute path in it.
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -16,10 +15,14 @@ from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cache_schema.errors import InputError
+from cache_schema.files import write_atomically
 from cache_schema.layout import MANIFEST_NAME
 from cache_schema.vocabulary import COHORTS, MODALITIES, Cohort, Grade, Modality, Split
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""What is written. Version 1, which does not say whether cases are synthetic, is still read."""
+
+READABLE_VERSIONS: Final = (1, SCHEMA_VERSION)
 
 Count = Annotated[int, Ge(0)]
 
@@ -41,7 +44,7 @@ class Options(Document):
         protocol: `patient` draws patients, `paper` draws each cohort's cases independently.
         skew: What differs between clients: sizes, or also the mix of grades or sites.
         min_cases: Least number of training cases of a client.
-        missing: `zero` stores zeros for an absent modality.
+        missing: `zero` stores zeros for an absent modality, `quarantine` leaves its case out.
         bias_correct: Whether N4 ran before the normalisation.
         normalize: How intensities are scaled.
         geometry: `brats` refuses anything but 240 x 240 x 155 at 1 mm.
@@ -56,7 +59,7 @@ class Options(Document):
     protocol: Literal["patient", "paper"]
     skew: Literal["quantity", "grade", "site"]
     min_cases: Count
-    missing: Literal["refuse", "zero"]
+    missing: Literal["refuse", "zero", "quarantine"]
     bias_correct: bool
     normalize: Literal["zscore", "percentile"]
     geometry: Literal["brats", "any"]
@@ -98,6 +101,7 @@ class CaseRecord(Document):
         present: Modalities that the source has, in the order of `vocabulary.MODALITIES`.
         findings: What is unusual about the case, one sentence each.
         attributes: Columns of `survival*.csv`, as text.
+        synthetic: Whether `prep phantom` made it; None in version 1, which does not say.
     """
 
     case_id: str
@@ -114,6 +118,7 @@ class CaseRecord(Document):
     present: tuple[bool, bool, bool, bool]
     findings: tuple[str, ...]
     attributes: dict[str, str]
+    synthetic: bool | None = None
 
 
 class ShardRecord(Document):
@@ -206,7 +211,7 @@ class Quarantined(Document):
 class Manifest(Document):
     """Everything about a cache that is not voxels. The fields are described in docs/format.md."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     label_convention: Literal["brats2018-2020"]
     modalities: tuple[Modality, ...]
     fingerprint: str
@@ -220,6 +225,7 @@ class Manifest(Document):
     repairs: tuple[Repair, ...]
     quarantined: tuple[Quarantined, ...]
     superseded: tuple[Superseded, ...]
+    synthetic: bool | None = None
 
     def client_shards(self, client: int) -> tuple[str, ...]:
         """Return the paths of one client's training shards, in order.
@@ -241,8 +247,13 @@ class Manifest(Document):
 
 
 def to_json(manifest: Manifest) -> str:
-    """Write a manifest as JSON text; equal manifests give equal text."""
-    document = manifest.model_dump(mode="json")
+    """Write a manifest as JSON text; equal manifests give equal text.
+
+    One of version 1 gives the text that it was read from: runs know caches by its digest.
+    """
+    later: Any = {"synthetic": True, "cases": {"__all__": {"synthetic"}}}
+    exclude = later if manifest.schema_version == 1 else None
+    document = manifest.model_dump(mode="json", exclude=exclude)
     return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -255,15 +266,18 @@ def write_manifest(cache: Path, manifest: Manifest) -> None:
     """Check a manifest and put it into a cache in one step, as the last file of a preparation.
 
     Raises:
-        InputError: If the manifest contradicts itself; nothing is written.
+        InputError: If the manifest contradicts itself or cannot be written; what was there before is
+            still there.
     """
-    _refuse(cache / MANIFEST_NAME, list(contradictions(manifest)))
-    partial = cache / f"{MANIFEST_NAME}.partial"
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(to_json(manifest))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(cache / MANIFEST_NAME)
+    problems = list(contradictions(manifest))
+    if manifest.schema_version != SCHEMA_VERSION:
+        problems.append(f"schema_version: {manifest.schema_version} is not written any more")
+    _refuse(cache / MANIFEST_NAME, problems)
+    write_atomically(
+        cache / MANIFEST_NAME,
+        to_json(manifest),
+        advice="make room and run the same command again; finished shards are kept",
+    )
 
 
 def read_manifest(cache: Path) -> Manifest:
@@ -301,9 +315,10 @@ def _check_version(path: Path, text: str) -> None:
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON ({error}); prepare the cache again") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
         raise InputError(
-            f"{path} has schema version {version}, this release reads version {SCHEMA_VERSION}; "
+            f"{path} has schema version {version}, this release reads version {known}; "
             "install the release that wrote it or prepare the cache again"
         )
 
@@ -326,6 +341,7 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     yield from _shard_contradictions(manifest)
     yield from _count_contradictions(manifest)
     yield from _leak_contradictions(manifest)
+    yield from _synthetic_contradictions(manifest)
 
 
 def _case_contradictions(manifest: Manifest) -> Iterator[str]:
@@ -382,6 +398,20 @@ def _leak_contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"leakage: {manifest.leakage.also_in_training} recorded, the cases show {leaked}"
     if leaked and manifest.options.protocol == "patient":
         yield f"leakage: {leaked} test patients are in training under protocol patient"
+
+
+def _synthetic_contradictions(manifest: Manifest) -> Iterator[str]:
+    version, said = manifest.schema_version, [case.synthetic for case in manifest.cases]
+    if version == 1:
+        if any(each is not None for each in (manifest.synthetic, *said)):
+            yield "synthetic: version 1 has no such field"
+        return
+    silent = [case.case_id for case in manifest.cases if case.synthetic is None]
+    yield from (f"cases: {name} does not say whether it is synthetic" for name in silent)
+    if manifest.synthetic is None:
+        yield "synthetic: neither true nor false"
+    elif not silent and manifest.synthetic != any(said):
+        yield f"synthetic: {manifest.synthetic} recorded, {sum(map(bool, said))} cases are"
 
 
 def count_cohorts(cases: tuple[CaseRecord, ...]) -> dict[Cohort, CohortRecord]:

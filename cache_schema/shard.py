@@ -22,11 +22,11 @@ from jaxtyping import Float16, Float64, Int, Integer, UInt8, UInt32
 
 from cache_schema.chunk import checksum, compress_chunk, decompress_chunk
 from cache_schema.errors import InputError
+from cache_schema.files import PARTIAL_SUFFIX, sync
 from cache_schema.vocabulary import LABEL_CONVENTION, MODALITIES
 
 SCHEMA_NAME: Final = "fedunetmm-shard"
 SCHEMA_VERSION: Final = 1
-PARTIAL_SUFFIX: Final = ".partial"
 TEST_CLIENT: Final = -1
 """What a shard of the test set has for its client attribute."""
 
@@ -179,8 +179,8 @@ class ShardWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without a chunk cache every chunk is written when it is assigned. With one it is written when
         # h5py's dataset object dies, which a sampling profiler such as Dask's can put off: same
-        # content, other bytes.
-        self._file = h5py.File(self._partial, "w", rdcc_nbytes=0)
+        # content, other bytes. No lock: the name is this process's own, and not every file system has them.
+        self._file = h5py.File(self._partial, "w", rdcc_nbytes=0, locking=False)
         self._file.attrs.update(
             schema=SCHEMA_NAME,
             schema_version=SCHEMA_VERSION,
@@ -295,11 +295,11 @@ class ShardWriter:
             self._partial.unlink(missing_ok=True)
             return
         with ThreadPoolExecutor(1) as pool:  # the disk writes while the processor hashes
-            synced = pool.submit(_sync, self._partial)
+            synced = pool.submit(sync, self._partial)
             self.sha256 = digest(self._partial)
             synced.result()
         self._partial.replace(self._path)
-        _sync(self._path.parent)
+        sync(self._path.parent)
 
     def _write_cases(self) -> None:
         group = self._file.create_group("cases")
@@ -311,14 +311,6 @@ class ShardWriter:
         for name, (dtype, tail) in NUMBER_COLUMNS.items():
             numbers: np.ndarray = np.array([entry[name] for entry in self._entries], dtype)
             group.create_dataset(name, data=numbers.reshape(len(self._entries), *tail))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Column:
@@ -506,7 +498,8 @@ def _checksum_tables(case: CaseColumns, rows: Sequence[np.ndarray]) -> int:
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401
-    file = h5py.File(path, "r", rdcc_nbytes=0)
+    # A finished shard never changes, and not every file system has locks.
+    file = h5py.File(path, "r", rdcc_nbytes=0, locking=False)
     if file.attrs.get("schema") != SCHEMA_NAME:
         raise InputError(f"{path} is not a shard of this project")
     version = int(file.attrs["schema_version"])

@@ -27,5 +27,11 @@ LABELS: Final[dict[str, int]] = {"NEC": 1, "ED": 2, "ET": 4}
 REGIONS: Final[dict[str, tuple[int, ...]]] = {"ET": (4,), "TC": (1, 4), "WT": (1, 2, 4)}
 """What BraTS scores: enhancing tumour, tumour core, whole tumour, each a union of labels."""
 
+SYNTHETIC_MARK: Final = "SYNTHETIC.txt"
+"""A file in an archive's top folder: everything below it was made by `prep phantom`."""
+
+SYNTHETIC_DESCRIPTION: Final = "synthetic: made by prep phantom"
+"""The description in the header of each of its volumes; NIfTI-1 has room for 79 bytes."""
+
 UNKNOWN: Final = "unknown"
 """Grade or site of a case of which neither its id nor a name mapping tells more."""

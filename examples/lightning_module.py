@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cache_schema.manifest import read_manifest
-from training.data import Slice, SliceDataset
+from training.data.slices import Slice, SliceDataset
 from training.losses import segmentation_loss
 from training.targets import encode_target
 

@@ -13,11 +13,11 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from training.evaluate import restore_volume, spacing_mm
+from cache_schema.geometry import restore_volume, spacing_mm
+from cache_schema.leakage import describe_leakage
+from training.data.volumes import CaseVolume, PatchDataset, PatchSampling, VolumeDataset
 from training.metrics import score_case
-from training.show import describe_leakage
 from training.targets import decode_prediction, encode_target
-from training.volumes import CaseVolume, PatchDataset, PatchSampling, VolumeDataset
 
 BATCH_SIZE = 2
 PATCH = (16, 32, 32)  # slices, rows, columns; (128, 128, 128) is usual for BraTS
@@ -75,8 +75,8 @@ def score(network: nn.Module, cache: Path) -> None:
     for index in range(len(volumes)):
         volume = volumes[index]
         scores = score_case(
-            restore_volume(volume.label, volume),
-            restore_volume(segment(network, volume).numpy(), volume),
+            restore_volume(volume.label, volume.z, volume.shape),
+            restore_volume(segment(network, volume).numpy(), volume.z, volume.shape),
             spacing_mm(volume.affine),
         )
         dice = " ".join(f"{region} {value:.3f}" for region, value in scores["dice"].items())

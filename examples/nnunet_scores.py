@@ -6,17 +6,17 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from training.evaluate import restore_volume, spacing_mm
+from cache_schema.geometry import restore_volume, spacing_mm
+from cache_schema.leakage import describe_leakage
+from training.data import VolumeDataset
 from training.metrics import score_case
-from training.show import describe_leakage
-from training.volumes import VolumeDataset
 
 
 def read_prediction(path: Path) -> np.ndarray:
-    """Read labels 0, 1, 2, 4 in the order in which volumes are scored: slices first."""
+    """Read labels 0, 1, 2, 4 in the case's own axes."""
     labels = np.asarray(nibabel.Nifti1Image.from_filename(path).dataobj).astype(np.uint8)
     labels[labels == 3] = 4  # exported as 3, since nnU-Net wants labels without a gap
-    return labels.transpose(2, 0, 1)
+    return labels
 
 
 def main(cache: Path, predictions: Path) -> None:
@@ -25,7 +25,7 @@ def main(cache: Path, predictions: Path) -> None:
     for index in range(len(volumes)):
         volume = volumes[index]
         scores = score_case(
-            restore_volume(volume.label, volume),
+            restore_volume(volume.label, volume.z, volume.shape),
             read_prediction(predictions / f"{volume.case_id}.nii.gz"),
             spacing_mm(volume.affine),
         )

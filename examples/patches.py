@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from training.data.volumes import PatchDataset, PatchSampling
 from training.losses import segmentation_loss
 from training.targets import encode_target
-from training.volumes import PatchDataset, PatchSampling
 
 BATCH_SIZE = 2
 PATCH = (16, 32, 32)  # slices, rows, columns; (128, 128, 128) is usual for BraTS

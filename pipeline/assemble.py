@@ -32,8 +32,11 @@ def assemble_manifest(plan: Plan, outcomes: Sequence[ShardOutcome]) -> Manifest:
     Returns:
         The manifest; its lists are sorted, so that it does not depend on who finished first.
     """
+    synthetic = {case.case_id: case.is_synthetic for case in plan.cases}
+    stored = (case for outcome in outcomes for case in outcome.cases)
     cases = tuple(
-        sorted((case for outcome in outcomes for case in outcome.cases), key=lambda c: c.case_id)
+        case.model_copy(update={"synthetic": synthetic[case.case_id]})
+        for case in sorted(stored, key=lambda case: case.case_id)
     )
     excluded = [
         Quarantined(case_id=case.case_id, cohort=case.cohort, reason=reason, key=None)
@@ -59,6 +62,7 @@ def assemble_manifest(plan: Plan, outcomes: Sequence[ShardOutcome]) -> Manifest:
             Superseded(case_id=case.case_id, cohort=case.cohort, patient_id=case.patient_id)
             for case in plan.superseded
         ),
+        synthetic=any(case.synthetic for case in cases),
     )
 
 

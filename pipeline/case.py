@@ -12,7 +12,8 @@ from jaxtyping import Float, Float16, Int
 
 from cache_schema.shard import CaseSlices, Slice
 from cache_schema.vocabulary import MODALITIES
-from pipeline.cohorts import SEGMENTATION, Case
+from pipeline.case_folder import SEGMENTATION
+from pipeline.cohorts import Case
 from pipeline.crop import Crop, crop, place
 from pipeline.normalize import NORMALIZATIONS, NormalizationError, Scaling, make_scaler
 from pipeline.quality import (
@@ -105,25 +106,6 @@ def source_key(sources: Mapping[str, bytes]) -> str:
     return fingerprint(
         {role: hashlib.sha256(content).hexdigest() for role, content in sources.items()}
     )
-
-
-def voxel_digest(case: Case, modality: str) -> str | None:
-    """Return the identity of a case's voxels in a modality, whatever its names and headers.
-
-    Returns:
-        SHA-256 of shape, type and voxels, or None if the file is absent, damaged or all zeros: such
-        files look alike and tell nothing about a person.
-    """
-    if modality not in case.files:
-        return None
-    try:
-        voxels = decode_nifti(case.files[modality].read_bytes()).voxels
-    except (OSError, VolumeError):
-        return None
-    if not voxels.any():
-        return None
-    kind = f"{voxels.dtype.str} {voxels.shape}".encode()
-    return hashlib.sha256(kind + voxels.tobytes(order="K")).hexdigest()
 
 
 def prepare_case(

@@ -16,6 +16,7 @@ from distributed.comm.core import CommClosedError
 from distributed.utils import silence_logging_cmgr
 
 from cache_schema.errors import InputError
+from cache_schema.machine import usable_cores
 from pipeline.case import AXES_VERSION, PREPROCESSING_VERSION
 
 WORKER_ENVIRONMENT: Final = {
@@ -69,7 +70,7 @@ def _started(num_workers: int | None) -> Iterator[Client]:
     with _environment_kept():
         with _interrupts_for_main_alone(), dask.config.set(SETTINGS):
             cluster = LocalCluster(
-                n_workers=num_workers or len(os.sched_getaffinity(0)),
+                n_workers=num_workers or usable_cores(),
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",

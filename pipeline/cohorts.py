@@ -4,18 +4,25 @@ A file belongs to a case by its exact name: `<case>_t1.nii.gz` is not `<case>_t1
 nothing is ever paired by position in a sorted listing.
 """
 
-import csv
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from cache_schema.errors import InputError
-from cache_schema.vocabulary import MODALITIES, UNKNOWN, Cohort, Grade
-
-SEGMENTATION: Final = "seg"
+from cache_schema.vocabulary import MODALITIES, SYNTHETIC_MARK, UNKNOWN, Cohort, Grade
+from pipeline.case_folder import (
+    SEGMENTATION,
+    CaseFiles,
+    cannot_be_listed,
+    read_case_folder,
+    why_unreadable,
+)
+from pipeline.overlooked import Overlooked, describe_overlooked, find_overlooked
+from pipeline.tables import is_name_mapping, is_survival, read_survival, unread_tables
 
 # Folder names as in the archives; some mirrors change the case of letters.
 _CASE_NAMES: Final[tuple[tuple[Cohort, str, re.Pattern[str]], ...]] = (
@@ -25,8 +32,8 @@ _CASE_NAMES: Final[tuple[tuple[Cohort, str, re.Pattern[str]], ...]] = (
 )
 _GRADES: Final[dict[str, Grade]] = {"HGG": "HGG", "LGG": "LGG"}
 
-# One segmentation of BraTS 2020 was published under the name of its source study.
-_MISNAMED: Final = {"BraTS20_Training_355": {"w39_1998.09.19_segm": SEGMENTATION}}
+WHOLE_FOLDER: Final = "folder"
+"""Stands among the unreadable modalities of a case for all of them."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +45,14 @@ class Case:
         cohort: Archive that it comes from.
         folder: Where it was found.
         files: Path of each modality and of the segmentation (`seg`) that exists.
+        unreadable: Why others cannot be opened though they are there, by modality.
         patient_id: The person; `pipeline.identity` finds out.
         grade: Tumour grade.
         site: Acquisition site.
         attributes: Columns of `survival*.csv`, as text.
         repairs: Known faults that were mended, one sentence each.
-        findings: What is unusual about the folder, one sentence each.
+        findings: What is unusual about the case, one sentence each.
+        is_synthetic: Whether `prep phantom` made it.
     """
 
     case_id: str
@@ -56,19 +65,42 @@ class Case:
     attributes: Mapping[str, str] = field(default_factory=dict)
     repairs: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    is_synthetic: bool = False
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Modalities that have no file."""
-        return tuple(name for name in MODALITIES if name not in self.files)
+        """Modalities that have no file, not even one that cannot be read."""
+        if WHOLE_FOLDER in self.unreadable:
+            return ()
+        there = {*self.files, *self.unreadable}
+        return tuple(name for name in MODALITIES if name not in there)
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Why the case cannot be used at all, by the names and kinds of its files."""
+        reasons = tuple(
+            f"{name} is there but cannot be read: {reason}"
+            for name, reason in self.unreadable.items()
+        )
+        there = {*self.files, *self.unreadable}
+        is_unlabelled = not there & {SEGMENTATION, WHOLE_FOLDER}
+        return (*reasons, "no segmentation file") if is_unlabelled else reasons
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What lies under the roots: cases by id, and the name mappings that came with them."""
+    """What lies under the roots.
+
+    Attributes:
+        cases: Sorted by id.
+        name_mappings: Tables that came with them, sorted by path.
+        overlooked: What looks like cases or archives and is not read, sorted by path.
+    """
 
     cases: tuple[Case, ...]
     name_mappings: tuple[Path, ...]
+    overlooked: tuple[Overlooked, ...] = ()
 
 
 def discover(roots: Sequence[Path]) -> Inventory:
@@ -78,59 +110,94 @@ def discover(roots: Sequence[Path]) -> Inventory:
         roots: Folders that hold unpacked archives or mirrors of them.
 
     Returns:
-        Cases sorted by id, with what `survival*.csv` tells of them, and `name_mapping*.csv` sorted
-        by path.
+        Cases, with what survival tables tell of them, name mappings, and what is not read.
 
     Raises:
-        InputError: If a root is not a folder, no case is found, or a case lies in two places.
+        InputError: If a root is not a folder, a folder cannot be listed, no case is found, or a case
+            lies in two places.
     """
+    _is_marked.cache_clear()
     cases: dict[str, Case] = {}
-    tables: list[Path] = []
-    for folder, files in _walk(roots):
-        case = _read_case(folder)
-        if case is None:
-            tables += [folder / name for name in files if name.lower().endswith(".csv")]
-        elif case.case_id in cases:
-            first = cases[case.case_id].folder
-            raise InputError(
-                f"case {case.case_id} lies both in {first} and in {folder}; name the roots so that "
-                "only one of them is under them"
-            )
-        else:
+    loose: list[Path] = []
+    overlooked: list[Overlooked] = []
+    for folder in _walk(roots):
+        for case in _read_cases(folder):
+            if case.case_id in cases:
+                first = cases[case.case_id].folder
+                raise InputError(
+                    f"case {case.case_id} lies both in {first} and in {case.folder}; name the roots so "
+                    "that only one of them is under them"
+                )
             cases[case.case_id] = case
+        if folder.identity is None:
+            names = [name for name in folder.files if _identify(name) is None]
+            loose += [folder.path / name for name in names]
+            overlooked += find_overlooked(folder.path, folder.folders, names)
     if not cases:
-        names = ", ".join(str(root) for root in roots)
-        raise InputError(
-            f"no BraTS case under {names}: expected folders named Brats18_*, BraTS19_* or "
-            "BraTS20_Training_*; give the folder that holds the unpacked archives"
-        )
-    tables.sort()
-    attributes = _read_survival([p for p in tables if p.name.lower().startswith("survival")])
+        raise _no_case(roots, overlooked)
+    loose.sort()
+    survival = read_survival([path for path in loose if is_survival(path)], canonical_case_id)
+    overlooked += (Overlooked(path, reason) for path, reason in unread_tables(loose).items())
     return Inventory(
         cases=tuple(
-            replace(cases[name], attributes=attributes.get(name, {})) for name in sorted(cases)
+            replace(
+                cases[name],
+                attributes=survival.attributes.get(name, {}),
+                findings=(*cases[name].findings, *survival.findings.get(name, ())),
+            )
+            for name in sorted(cases)
         ),
-        name_mappings=tuple(p for p in tables if p.name.lower().startswith("name_mapping")),
+        name_mappings=tuple(path for path in loose if is_name_mapping(path)),
+        overlooked=tuple(sorted(overlooked, key=lambda each: each.path)),
     )
 
 
-def _walk(roots: Sequence[Path]) -> list[tuple[Path, list[str]]]:
-    """List folders and their files, a case folder without what is below it."""
-    found: dict[Path, tuple[Path, list[str]]] = {}
+def _no_case(roots: Sequence[Path], overlooked: Sequence[Overlooked]) -> InputError:
+    names = ", ".join(str(root) for root in roots)
+    seen = f"; {describe_overlooked(overlooked)}, first {overlooked[0]}" if overlooked else ""
+    return InputError(
+        f"no BraTS case under {names}: expected folders named Brats18_*, BraTS19_* or "
+        f"BraTS20_Training_*; give the folder that holds the unpacked archives{seen}"
+    )
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder with what lies directly in it, by name; a case folder without what is below it."""
+
+    path: Path
+    folders: list[str]
+    files: list[str]
+
+    @property
+    def identity(self) -> tuple[Cohort, str] | None:
+        """Cohort and case id, if it is named like a case."""
+        return _identify(self.path.name)
+
+
+def _walk(roots: Sequence[Path]) -> Iterator[_Folder]:
+    """List folders from the roots downwards, each once."""
+    seen: set[Path] = set()
     for root in roots:
         if not root.is_dir():
             raise InputError(f"{root} is not a folder; give the folder that holds the archives")
-        for name, folders, files in os.walk(root, followlinks=True):
+        for name, folders, files in os.walk(root, followlinks=True, onerror=_refuse_unlisted):
             folder = Path(name)
             folders[:] = sorted(set(folders) - {"__MACOSX"})  # resource forks of a mirror's zip
-            identity = _identify(folder.name)
-            if identity is not None and identity in map(_identify, folders) and not files:
+            found = _Folder(folder, list(folders), sorted(files))
+            if found.identity in map(_identify, folders) and not files and found.identity:
                 continue  # a case folder nested in its own name
             # The same folder may be reached from two roots, or again and again through a link.
-            if identity is not None or folder.resolve() in found:
+            place = folder.resolve()
+            if found.identity or place in seen:
                 folders.clear()
-            found.setdefault(folder.resolve(), (folder, sorted(files)))
-    return list(found.values())
+            if place not in seen:
+                seen.add(place)
+                yield found
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    raise cannot_be_listed(error) from error
 
 
 def _identify(name: str) -> tuple[Cohort, str] | None:
@@ -142,86 +209,44 @@ def _identify(name: str) -> tuple[Cohort, str] | None:
     return None
 
 
-def _read_case(folder: Path) -> Case | None:
-    identity = _identify(folder.name)
-    if identity is None:
-        return None
-    cohort, case_id = identity
-    files: dict[str, Path] = {}
-    repairs: list[str] = []
-    findings: list[str] = []
-    misnamed = _MISNAMED.get(case_id, {})
-    for entry in sorted(folder.iterdir()):
-        stem = _stem(entry.name)
-        role = _role(stem, folder.name.lower())
-        if role is None and stem in misnamed:
-            role = misnamed[stem]
-            repairs.append(f"{entry.name} taken as {role}")
-        path = _inner_file(entry)
-        if role is None or path is None:
-            findings.append(f"{entry.name} ignored: not a file of this case")
-        elif role in files:
-            findings.append(f"{entry.name} ignored: {files[role].name} was taken as {role}")
-        else:
-            files[role] = path
-    grade = _GRADES.get(folder.parent.name.upper(), "unknown")
+def _read_cases(folder: _Folder) -> Iterator[Case]:
+    """Yield the case that a folder is, or those that lie in it as links that lead nowhere."""
+    if folder.identity is not None:
+        found = read_case_folder(folder.path, folder.identity[1])
+        yield _make_case(folder.path, folder.identity, found)
+        return
+    for name in folder.files:
+        path, identity = folder.path / name, _identify(name)
+        problem = why_unreadable(path) if identity is not None else None
+        if identity is not None and problem is not None:
+            yield _make_case(
+                path, identity, CaseFiles(unreadable={WHOLE_FOLDER: f"{name} {problem}"})
+            )
+
+
+def _make_case(folder: Path, identity: tuple[Cohort, str], found: CaseFiles) -> Case:
     return Case(
-        case_id,
-        cohort,
-        folder,
-        files,
-        grade=grade,
-        repairs=tuple(repairs),
-        findings=tuple(findings),
+        case_id=identity[1],
+        cohort=identity[0],
+        folder=folder,
+        files=found.files,
+        unreadable=found.unreadable,
+        grade=_GRADES.get(folder.parent.name.upper(), "unknown"),
+        repairs=tuple(found.repairs),
+        findings=tuple(found.findings),
+        is_synthetic=any(_is_marked(parent) for parent in _above(folder)),
     )
 
 
-def _stem(name: str) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", name.lower())
+def _above(folder: Path) -> set[Path]:
+    """List the folders that a case lies in, by its name and by where it really is."""
+    return {*folder.absolute().parents, *folder.resolve().parents}
 
 
-def _role(stem: str, case_name: str) -> str | None:
-    for role in (*MODALITIES, SEGMENTATION):
-        if stem == f"{case_name}_{role}":
-            return role
-    return None
-
-
-def _inner_file(entry: Path) -> Path | None:
-    """Return the file itself, or the one file inside a mirror's folder named like a file."""
-    if entry.is_file():
-        return entry
-    entries = entry.iterdir() if entry.is_dir() else ()
-    inside = [path for path in entries if path.is_file() and not path.name.startswith(".")]
-    return inside[0] if len(inside) == 1 else None
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Read a CSV table that came with an archive, one dictionary a row.
-
-    Raises:
-        InputError: If the file is not UTF-8 text.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(line for line in file if line.strip()))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 text ({error.reason}); save it as CSV in UTF-8"
-        ) from error
-    return [{str(k).strip(): (v or "").strip() for k, v in row.items() if k} for row in rows]
-
-
-def _read_survival(paths: Sequence[Path]) -> dict[str, dict[str, str]]:
-    """Read the attributes of each case, by case id; the first column is the id in every year."""
-    attributes: dict[str, dict[str, str]] = {}
-    for path in paths:
-        for row in read_table(path):
-            name, *columns = row
-            case_id = canonical_case_id(row[name])
-            if case_id is not None:
-                attributes[case_id] = {column: row[column] for column in columns}
-    return attributes
+@cache
+def _is_marked(folder: Path) -> bool:
+    """Tell whether `prep phantom` has marked a folder as an archive of its own."""
+    return (folder / SYNTHETIC_MARK).is_file()
 
 
 def canonical_case_id(text: str) -> str | None:

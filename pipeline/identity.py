@@ -4,118 +4,90 @@ All 285 patients of BraTS 2018 are among the 335 of 2019, and 2020 is 2019 plus 
 splits cases instead of patients trains on his test set.
 """
 
-import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import permutations
 from typing import Final
 
-from cache_schema.vocabulary import MODALITIES, UNKNOWN, Grade
-from pipeline.cohorts import Case, Inventory, read_table
+from cache_schema.vocabulary import SYNTHETIC_DESCRIPTION, UNKNOWN, Grade
+from pipeline.cohorts import Case, Inventory, canonical_case_id
+from pipeline.tables import MappingRow, read_name_mapping
+from pipeline.voxel_identity import Scan, find_equal_scans, glance_at
 
-_ID_COLUMN: Final = re.compile(r"brats_?20(17|18|19|20)_subject_id", re.IGNORECASE)
 _YEAR_PREFIX: Final = re.compile(r"brats1[789]_", re.IGNORECASE)
-_ABSENT: Final = ("", "na", "n/a", "none")
 
 
-VoxelDigest = Callable[[Case, str], str | None]
-"""Identity of the voxels of a case in a modality, or None where they tell nothing."""
-
-
-@dataclass(frozen=True)
-class MappingRow:
-    """One person of a name mapping: the names used for them, and the grade of the tumour."""
-
-    names: tuple[str, ...]
-    grade: Grade
-
-
-def identify(inventory: Inventory, *, voxel_digest: VoxelDigest | None = None) -> tuple[Case, ...]:
+def identify(inventory: Inventory) -> tuple[Case, ...]:
     """Tell for every case the patient, the grade and the site.
 
-    Cases are of one patient if a name mapping or a TCGA id says so, or if their 2018 and 2019 ids
-    differ in the year alone (`Brats18_CBICA_AAB_1`, `BraTS19_CBICA_AAB_1`). Where names leave it
-    open, as they do for 2020 without its mapping, equal voxels tell.
+    Cases are of one patient if a name mapping or a TCGA id says so, if their 2018 and 2019 ids differ
+    in the year alone (`Brats18_CBICA_AAB_1`, `BraTS19_CBICA_AAB_1`), or if a scan of one has the
+    same voxels as a scan of the other, see `pipeline.voxel_identity`. Voxels overrule names: where
+    they contradict a mapping, or are equal within a cohort, the cases are joined, and that is a
+    finding of each.
 
     Args:
-        inventory: Cases and name mappings.
-        voxel_digest: Identity of the voxels of a case in a modality. It is asked only for patients
-            who may be one and the same, those without a cohort in common, from several threads at
-            once. Without it names decide alone.
+        inventory: Cases and name mappings. Of every scan the beginning is read, and the whole only
+            where it tells something new.
 
     Returns:
-        The cases in their order, with patient, grade and site filled in. A patient's id is the
-        2018 or 2019 id without its year where there is one, so it does not depend on which years
+        The cases in their order, with patient, grade, site and findings filled in. A patient's id is
+        the 2018 or 2019 id without its year where there is one, so it does not depend on which years
         are at hand.
     """
-    rows = [row for path in inventory.name_mappings for row in _read_mapping(path)]
-    known = [*(row.names for row in rows), *((_name(case.case_id),) for case in inventory.cases)]
-    patients = _join(known)
-    if voxel_digest is not None:
-        patients = _join([*known, *_equal_voxels(inventory.cases, patients, voxel_digest)])
+    rows = [row for path in inventory.name_mappings for row in read_name_mapping(path, _name)]
+    people = _People(rows)
+    for case in inventory.cases:
+        people.join([_name(case.case_id)])
+    findings: defaultdict[str, list[str]] = defaultdict(list)
+    glances = glance_at(inventory.cases)
+    for scans in find_equal_scans(glances, people.are_known):
+        for case_id, finding in _surprises(scans, people):
+            findings[case_id].append(finding)
+        people.join([_name(scan.case.case_id) for scan in scans])
+    synthetic = {g.scan.case.case_id for g in glances if g.description == SYNTHETIC_DESCRIPTION}
     grades = {name: row.grade for row in rows for name in row.names if row.grade != UNKNOWN}
-    return tuple(_described(case, patients, grades) for case in inventory.cases)
+    return tuple(
+        replace(
+            _described(case, people.patient(_name(case.case_id)), grades),
+            findings=(*case.findings, *findings[case.case_id]),
+            is_synthetic=case.is_synthetic or case.case_id in synthetic,
+        )
+        for case in inventory.cases
+    )
 
 
-def _equal_voxels(
-    cases: Sequence[Case], patients: Mapping[str, str], voxel_digest: VoxelDigest
-) -> list[list[str]]:
-    """Group the names of patients who hold the same voxels in some modality.
-
-    One modality settles it, unless a patient has no file of it that tells anything; then those not
-    yet joined are compared by the next.
-    """
-    doubtful = _in_doubt(cases, patients)
-    groups: list[list[str]] = []
-    # Inflating and hashing release the interpreter's lock.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for modality in MODALITIES:
-            digests = list(pool.map(partial(_first_digest, modality, voxel_digest), doubtful))
-            same: defaultdict[str, list[str]] = defaultdict(list)
-            for digest, own in zip(digests, doubtful, strict=True):
-                if digest is not None:
-                    same[digest].append(_name(own[0].case_id))
-            joined = [names for names in same.values() if len(names) > 1]
-            groups += joined
-            if None not in digests:
-                break
-            done = {name for names in joined for name in names}
-            doubtful = [own for own in doubtful if _name(own[0].case_id) not in done]
-    return groups
+def _surprises(scans: Sequence[Scan], people: "_People") -> Iterator[tuple[str, str]]:
+    """Yield cases, and what is odd about a scan of theirs being equal to that of another."""
+    for scan, other in permutations(scans, 2):
+        own, twin = scan.case, other.case
+        what = f"{scan.modality} has the same voxels as"
+        if own.case_id == twin.case_id:
+            yield own.case_id, f"{what} its {other.modality}"
+            continue
+        what += f" {other.modality} of {twin.case_id}"
+        if own.cohort == twin.cohort:
+            yield own.case_id, f"{what}: taken for one patient"
+        elif people.are_told_apart(_name(own.case_id), _name(twin.case_id)):
+            yield (
+                own.case_id,
+                f"{what}, which a name mapping takes for another patient: taken for one",
+            )
 
 
-def _in_doubt(cases: Sequence[Case], patients: Mapping[str, str]) -> list[list[Case]]:
-    """List the cases of each patient who has no cohort in common with some other patient."""
-    owned: defaultdict[str, list[Case]] = defaultdict(list)
-    for case in cases:
-        owned[patients[_name(case.case_id)]].append(case)
-    mixes = {frozenset(case.cohort for case in own) for own in owned.values()}
-    return [
-        own
-        for own in owned.values()
-        if any(mix.isdisjoint(case.cohort for case in own) for mix in mixes)
-    ]
-
-
-def _first_digest(modality: str, voxel_digest: VoxelDigest, own: Sequence[Case]) -> str | None:
-    found = (voxel_digest(case, modality) for case in own)
-    return next((digest for digest in found if digest is not None), None)
-
-
-def _described(case: Case, groups: Mapping[str, str], grades: Mapping[str, Grade]) -> Case:
+def _described(case: Case, patient: str, grades: Mapping[str, Grade]) -> Case:
     name = _name(case.case_id)
-    patient = groups[name]
     grade = case.grade if case.grade != UNKNOWN else grades.get(name, "unknown")
     return replace(case, patient_id=patient, grade=grade, site=_site(name, patient))
 
 
 def _name(case_id: str) -> str:
     """Drop the year of a 2017 to 2019 id; numbers of 2020 are names of their own."""
-    return _YEAR_PREFIX.sub("", case_id.strip()).upper() if _YEAR_PREFIX.match(case_id) else case_id
+    if _YEAR_PREFIX.match(case_id):
+        return _YEAR_PREFIX.sub("", case_id).upper()
+    return canonical_case_id(case_id) or case_id
 
 
 def _site(name: str, patient: str) -> str:
@@ -125,34 +97,51 @@ def _site(name: str, patient: str) -> str:
     return UNKNOWN
 
 
-def _read_mapping(path: Path) -> Iterator[MappingRow]:
-    for row in read_table(path):
-        names = [_name(value) for column, value in row.items() if _ID_COLUMN.fullmatch(column)]
-        names += [value for column, value in row.items() if column.upper().startswith("TCGA")]
-        known = tuple(name for name in names if name.lower() not in _ABSENT)
-        grade = row.get("Grade", "").upper()
-        if known:
-            yield MappingRow(
-                known, "HGG" if grade == "HGG" else "LGG" if grade == "LGG" else "unknown"
-            )
+class _People:
+    """Who is who: names that stand for one person, under one representative each."""
 
+    def __init__(self, rows: Sequence[MappingRow]) -> None:
+        """Begin with what name mappings say."""
+        self._parent: dict[str, str] = {}
+        for row in rows:
+            self.join(row.names)
+        self._mapped = tuple(self._parent)
 
-def _join(groups: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Join names that share a group, in any number of steps, under one representative each."""
-    parent: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        parent.setdefault(name, name)
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
+    def patient(self, name: str) -> str:
+        """Return the name that stands for a person."""
+        self._parent.setdefault(name, name)
+        while self._parent[name] != name:
+            self._parent[name] = self._parent[self._parent[name]]
+            name = self._parent[name]
         return name
 
-    for group in groups:
-        for name in group:
-            first, second = sorted((find(group[0]), find(name)), key=_preference)
-            parent[second] = first
-    return {name: find(name) for name in parent}
+    def join(self, names: Sequence[str]) -> None:
+        """Take some names for those of one person."""
+        for name in names:
+            one, other = self.patient(names[0]), self.patient(name)
+            first, second = sorted((one, other), key=_preference)
+            self._parent[second] = first
+
+    def are_known(self, scans: Sequence[Scan]) -> bool:
+        """Tell whether some scans are known to be of one person, each of a cohort of its own."""
+        is_one = len({self.patient(_name(scan.case.case_id)) for scan in scans}) == 1
+        return is_one and len({scan.case.cohort for scan in scans}) == len(scans)
+
+    def are_told_apart(self, name: str, other: str) -> bool:
+        """Tell whether name mappings take two names for those of two people.
+
+        They do if they name both, or if one of them has another name of the same kind there.
+        """
+        people = self.patient(name), self.patient(other)
+        if people[0] == people[1]:
+            return False
+        kinds = [{_kind(n) for n in self._mapped if self.patient(n) == p} for p in people]
+        return all(kinds) or _kind(other) in kinds[0] or _kind(name) in kinds[1]
+
+
+def _kind(name: str) -> str:
+    """Tell names of 2020 from the older ones, which are the same in every year, and from TCGA ids."""
+    return next((kind for kind in ("BraTS20_", "TCGA") if name.startswith(kind)), "older")
 
 
 def _preference(name: str) -> tuple[bool, bool, str]:

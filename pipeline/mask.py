@@ -1,16 +1,16 @@
 """What was predicted for a case as NIfTI files beside its scans: whole, in the same grid, or not there."""
 
-import os
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
-from cache_schema.errors import InputError
+from cache_schema.files import replacing, reporting
+from cache_schema.geometry import restore_volume
 from cache_schema.vocabulary import LABELS
 from pipeline.quality import CaseError
-from pipeline.raw_case import RawCase, restore_volume
+from pipeline.raw_case import RawCase
 from pipeline.volume import VolumeError, check_like, encode_like, restore_axes
 
 SUFFIX: Final = ".nii.gz"
@@ -61,20 +61,9 @@ def _write(
 ) -> None:
     if case.source_affine is not None:
         voxels = restore_axes(voxels, case.source_affine)
-    partial = path.with_name(f".{path.name.removesuffix(SUFFIX)}.partial{SUFFIX}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(encode_like(case.source, voxels, title=title))
-            file.flush()
-            os.fsync(file.fileno())
-        check_like(partial, case.source, voxels)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}); choose another --out"
-        ) from error
+        with reporting(path, advice="choose another --out"), replacing(path) as partial:
+            partial.write_bytes(encode_like(case.source, voxels, title=title))
+            check_like(partial, case.source, voxels)
     except VolumeError as error:
         raise CaseError(f"{path.name} {error}; nothing was written") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -19,7 +19,6 @@ Where it is missing after planning, copy it by hand before training.
 """
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -33,10 +32,11 @@ import numpy as np
 from jaxtyping import Float64, Shaped, UInt8
 
 from cache_schema.errors import InputError
+from cache_schema.files import remove_partials, replacing, reporting
+from cache_schema.geometry import restore_volume
 from cache_schema.manifest import CaseRecord, Manifest, digest, read_manifest
 from cache_schema.shard import TEST_CLIENT, CaseEntry, ShardReader
 from cache_schema.vocabulary import LABELS, MODALITIES, REGIONS
-from pipeline.raw_case import restore_volume
 from pipeline.volume import encode_nifti
 
 CLASSES: Final[dict[str, int]] = {name: n for n, name in enumerate(LABELS, start=1)}
@@ -99,17 +99,13 @@ def export_nnunet(
     folds = split_folds(training, manifest.options.seed)
     document = describe_dataset(manifest, out.name, regions=regions)
     partial = out.with_name(f".{out.name}.partial")
-    try:
+    with reporting(out, advice="choose another --out"):
         _claim(partial, _to_json(document))
         _write(partial / SPLITS_NAME, _to_json(folds))
         for case_id in _write_cases(cache, manifest, partial):
             if on_case is not None:
                 on_case(case_id, len(manifest.cases))
         partial.replace(out)  # an empty folder of that name gives way
-    except OSError as error:
-        raise InputError(
-            f"{out} cannot be written ({error.strerror}); choose another --out"
-        ) from error
     return NnunetExport(len(training), len(manifest.cases) - len(training), len(folds))
 
 
@@ -183,6 +179,7 @@ def describe_dataset(manifest: Manifest, name: str, *, regions: bool) -> dict[st
         "cache": digest(manifest),
         "cache_options": manifest.options.model_dump(mode="json"),
         "test_patients_also_in_training": manifest.leakage.also_in_training,
+        "synthetic": manifest.synthetic,
     }
 
 
@@ -202,6 +199,8 @@ def _claim(partial: Path, description: bytes) -> None:
         raise InputError(
             f"{partial} is an unfinished export of another cache or with other options; remove it"
         )
+    for folder in (partial, *partial.glob("*/")):
+        remove_partials(folder)
     _write(path, description)
 
 
@@ -274,11 +273,5 @@ def _to_json(document: Any) -> bytes:  # noqa: ANN401
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Give a file its name when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(content)

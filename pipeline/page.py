@@ -7,7 +7,10 @@ from typing import Final
 import jinja2
 
 from cache_schema.errors import InputError
+from cache_schema.files import write_atomically
+from cache_schema.leakage import SYNTHETIC_NOTE, describe_leakage
 from cache_schema.manifest import Manifest, digest
+from cache_schema.targets import require_writable_file
 from cache_schema.vocabulary import COHORTS, LABELS
 from pipeline.pictures import (
     Draw,
@@ -16,7 +19,6 @@ from pipeline.pictures import (
     client_charts,
     cohort_charts,
     cohort_combinations,
-    describe_leakage,
     image_bytes,
     strip_figure,
     summary_figure,
@@ -50,7 +52,8 @@ def write_pictures(
         _check_place(option, out, cache)
     specimens = read_specimens(cache, manifest)
     for option, out, render in wanted:
-        _write(option, out, render(manifest, specimens))
+        content = render(manifest, specimens)
+        write_atomically(out, content, option=option, advice="name a file that can be")
     return [out for _, out, _ in wanted]
 
 
@@ -62,16 +65,7 @@ def _check_place(option: str, out: Path, cache: Path) -> None:
         raise InputError(
             f"{option} {out} lies inside the cache, which `prep verify` would object to; name a file elsewhere"
         )
-
-
-def _write(option: str, out: Path, content: bytes) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(content)
-    except OSError as error:
-        raise InputError(
-            f"{option} {out} cannot be written ({error.strerror}); name a file that can be"
-        ) from error
+    require_writable_file(out, option)
 
 
 def _slide(manifest: Manifest, specimens: list[Specimen]) -> bytes:
@@ -90,7 +84,8 @@ def _page(manifest: Manifest, specimens: list[Specimen]) -> bytes:
     page = environment.get_template("show.html.j2").render(
         manifest=manifest,
         identity=digest(manifest),
-        leakage=describe_leakage(manifest),
+        leakage=describe_leakage(manifest.leakage),
+        synthetic_note=SYNTHETIC_NOTE,
         num_patients=len({case.patient_id for case in manifest.cases}),
         client_charts=_charts(client_charts(manifest)),
         cohort_charts=_charts(cohort_charts(manifest)),

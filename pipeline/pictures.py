@@ -17,6 +17,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from cache_schema.leakage import SYNTHETIC_NOTE, describe_leakage
 from cache_schema.manifest import CaseRecord, Manifest
 from cache_schema.vocabulary import COHORTS, LABELS, UNKNOWN, Cohort
 from pipeline.specimens import LABEL_COLOURS, Specimen, panels
@@ -125,15 +126,6 @@ def _kind(case: CaseRecord, *, is_trained: bool) -> str:
 
 def _cohorts(manifest: Manifest) -> list[Cohort]:
     return [cohort for cohort in COHORTS if cohort in manifest.cohorts]
-
-
-def describe_leakage(manifest: Manifest) -> str:
-    """Say how many test patients are trained on: to be repeated beside every picture."""
-    leak = manifest.leakage
-    return (
-        f"protocol {leak.protocol}: {leak.also_in_training} of {leak.test_patients} test patients "
-        "are also trained on"
-    )
 
 
 def client_charts(manifest: Manifest) -> dict[str, Draw]:
@@ -317,9 +309,11 @@ def summary_figure(manifest: Manifest, specimens: Sequence[Specimen]) -> Figure:
     """
     figure = Figure(figsize=SLIDE_INCHES, layout="constrained")
     options, patients = manifest.options, {case.patient_id for case in manifest.cases}
+    leakage = describe_leakage(manifest.leakage)
+    note = f"\n{SYNTHETIC_NOTE}" if manifest.synthetic else ""
     figure.suptitle(
         f"{len(manifest.cases)} cases of {len(patients)} patients, {options.clients} clients "
-        f"(alpha {options.alpha:g}, skew {options.skew}, seed {options.seed}); {describe_leakage(manifest)}",
+        f"(alpha {options.alpha:g}, skew {options.skew}, seed {options.seed}); {leakage}{note}",
         fontsize=13,
     )
     halves = figure.add_gridspec(2, 1, height_ratios=(4.2, 4.6))

@@ -8,9 +8,11 @@ from cache_schema.errors import InputError
 from cache_schema.layout import client_shard, test_shard
 from cache_schema.manifest import Options
 from cache_schema.vocabulary import COHORTS
-from pipeline.case import Preprocessing, voxel_digest
-from pipeline.cohorts import SEGMENTATION, Case, discover
+from pipeline.case import Preprocessing
+from pipeline.case_folder import SEGMENTATION
+from pipeline.cohorts import Case, discover
 from pipeline.identity import identify
+from pipeline.overlooked import Overlooked
 from pipeline.partition import Partition, partition_patients
 from pipeline.quality import BRATS_SHAPE
 from pipeline.split import draw_test_cases
@@ -34,6 +36,7 @@ class Plan:
         options: What the user asked for.
         preprocessing: What decides the voxels.
         cases: All cases found, sorted by id.
+        overlooked: What looks like cases or archives and is not read.
         partition: Patients of each client.
         shards: What to write.
         excluded: Cases that cannot be used at all, and why.
@@ -43,30 +46,32 @@ class Plan:
     options: Options
     preprocessing: Preprocessing
     cases: tuple[Case, ...]
+    overlooked: tuple[Overlooked, ...]
     partition: Partition
     shards: tuple[ShardPlan, ...]
     excluded: tuple[tuple[Case, str], ...]
     superseded: tuple[Case, ...]
 
 
-def make_plan(roots: Sequence[Path], options: Options, *, names_only: bool = False) -> Plan:
+def make_plan(roots: Sequence[Path], options: Options) -> Plan:
     """Discover cases, draw the test set, deal patients to clients and cut shards.
 
     Args:
         roots: Folders that hold the archives.
         options: Of `prep partition`.
-        names_only: Tell patients apart by names alone, reading no voxels: quick, for a first look.
 
     Returns:
         The plan; the same folders and options give the same plan.
 
     Raises:
-        InputError: If nothing is found, modalities are absent without `--missing zero`, or the
+        InputError: If nothing is found, modalities are absent under `--missing refuse`, or the
             partition is infeasible.
     """
-    everything = identify(discover(roots), voxel_digest=None if names_only else voxel_digest)
-    excluded = tuple((c, "no segmentation file") for c in everything if SEGMENTATION not in c.files)
-    cases = tuple(case for case in everything if SEGMENTATION in case.files)
+    inventory = discover(roots)
+    everything = identify(inventory)
+    reasons = {case.case_id: _why_excluded(case, options.missing) for case in everything}
+    excluded = tuple((case, reason) for case in everything if (reason := reasons[case.case_id]))
+    cases = tuple(case for case in everything if not reasons[case.case_id])
     if options.missing == "refuse":
         _refuse_absent(cases)
     tested = draw_test_cases(
@@ -92,6 +97,7 @@ def make_plan(roots: Sequence[Path], options: Options, *, names_only: bool = Fal
             plane=_plane(cases, options.geometry),
         ),
         cases=everything,
+        overlooked=inventory.overlooked,
         partition=partition,
         shards=(
             *_client_shards(training, partition, options.shard_cases),
@@ -118,13 +124,22 @@ def _choose_training(
     return [c for c in cases if is_latest(c)], tuple(c for c in cases if not is_latest(c))
 
 
+def _why_excluded(case: Case, missing: str) -> str:
+    """Say why a case cannot be used, by the names and kinds of its files; nothing if it can."""
+    faults = list(case.faults)
+    if case.absent and missing == "quarantine":
+        faults.append(f"lacks {', '.join(case.absent)}")
+    return "; ".join(faults)
+
+
 def _refuse_absent(cases: Sequence[Case]) -> None:
     absent = [f"{case.case_id} ({', '.join(case.absent)})" for case in cases if case.absent]
     if absent:
         more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
         raise InputError(
             f"{len(absent)} of {len(cases)} cases lack modalities: {', '.join(absent[:8])}{more}; "
-            "complete them, or store zeros in their place with --missing zero"
+            "complete them, leave such cases out with --missing quarantine, or store zeros in their place "
+            "with --missing zero"
         )
 
 

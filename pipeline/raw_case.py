@@ -1,11 +1,11 @@
-"""A case that nobody has labelled: from its files to slices as in a cache, and back to a volume."""
+"""A case that nobody has labelled: from its files to slices as in a cache."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float16, Int, Integer, Shaped
+from jaxtyping import Float, Float16, Int
 
 from cache_schema.errors import InputError
 from cache_schema.preprocessing import PreprocessingRecord
@@ -122,26 +122,3 @@ def _check_served(volume: Volume, settings: Preprocessing) -> None:
             f"{difference}, and the run was trained with --geometry brats; a run on a cache with "
             "--geometry any takes every grid"
         )
-
-
-def restore_volume(
-    slices: Shaped[np.ndarray, "slice *plane height width"],
-    z: Integer[np.ndarray, " slice"],
-    shape: tuple[int, int, int],
-) -> Shaped[np.ndarray, "i j k *plane"]:
-    """Put the kept slices of a case back into the source's grid, 0 where there was no brain.
-
-    What planes were padded with, where they are larger than the case's, is cut off.
-
-    Args:
-        slices: Of one kind, such as labels, or of several, which become the last axis.
-        z: Index k of each slice in the source.
-        shape: The source's size (i, j, k).
-
-    Returns:
-        The volume, in memory as NIfTI orders it: i fastest.
-    """
-    i, j, k = shape
-    volume = np.zeros((*slices.shape[1:-2], k, j, i), slices.dtype)
-    volume[..., z, :, :] = np.moveaxis(slices, 0, -3)[..., :i, :j].swapaxes(-1, -2)
-    return np.moveaxis(volume, (-1, -2, -3), (0, 1, 2))

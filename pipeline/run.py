@@ -1,9 +1,11 @@
 """The Dask graph of a preparation: one task writes one shard."""
 
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from dataclasses import replace as with_fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
@@ -12,9 +14,10 @@ from uuid import uuid4
 from distributed import Client, KilledWorker, get_worker, wait
 
 from cache_schema.errors import InputError
+from cache_schema.files import PARTIAL_SUFFIX, remove_partials
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
 from cache_schema.manifest import Manifest, Quarantined, write_manifest
-from cache_schema.shard import PARTIAL_SUFFIX
+from cache_schema.targets import require_writable_folder
 from pipeline.assemble import assemble_manifest
 from pipeline.case import Preprocessing, prepare_case, read_sources
 from pipeline.cluster import connect
@@ -22,9 +25,12 @@ from pipeline.cohorts import Case
 from pipeline.journal import Journal, open_journal
 from pipeline.plan import Plan, ShardPlan
 from pipeline.quality import CaseError
+from pipeline.request import Request, request_of_plan, require_same_request
 from pipeline.reuse import find_donors
 from pipeline.scan import CaseReport, inspect_case
 from pipeline.shard_task import ShardOutcome, make_shard
+
+_log = logging.getLogger(__name__)
 
 MAX_FAILURES: Final = 3
 """How often a shard is tried again after its workers died without a single case to blame."""
@@ -70,6 +76,8 @@ def run_plan(
     num_workers: int | None = None,
     scheduler: str | None = None,
     reuse: Path | None = None,
+    replace: bool = False,
+    warn: Callable[[str], None] = _log.warning,
 ) -> RunResult:
     """Carry out a plan on a Dask cluster and write the manifest last.
 
@@ -82,23 +90,35 @@ def run_plan(
         num_workers: Processes of a cluster on this machine; all cores by default.
         scheduler: Address of a cluster that runs already and sees the same paths.
         reuse: Another cache of the same cases, whose compressed slices are copied.
+        replace: Make a cache of other options or cases anew; without it, it is left as it is.
+        warn: Told in one sentence what the user should know before the work begins.
 
     Returns:
         What was done.
 
     Raises:
-        InputError: If another preparation writes to the cache, the scheduler cannot be reached, or
-            every case was quarantined.
+        InputError: If the folder cannot be written, holds a cache of other options or cases, or is being
+            written by another preparation, the scheduler cannot be reached, or every case was
+            quarantined.
     """
+    require_writable_folder(cache, "--cache")
     donors = find_donors(reuse, plan.preprocessing) if reuse is not None else {}
     cache.mkdir(parents=True, exist_ok=True)
     with open_journal(cache) as journal:
+        request = request_of_plan(plan)
+        if not replace:
+            _refuse_replacing(cache, journal, request)
+        if not journal.is_guarded:
+            warn(
+                f"{cache} is on a file system without locks: nothing keeps a second `prep partition` out"
+            )
         with connect(num_workers, scheduler, cache.resolve()) as client:
-            journal.record("started", shards=len(plan.shards), options=plan.options.model_dump())
+            journal.record("started", shards=len(plan.shards), **asdict(request))
             outcomes = _make_shards(client, plan, cache.resolve(), journal, observer, donors=donors)
         manifest = assemble_manifest(plan, outcomes)
         if not manifest.cases:
             reasons = "; ".join(f"{q.case_id}: {q.reason}" for q in manifest.quarantined[:3])
+            journal.record("refused", reason="every case was quarantined")
             raise InputError(f"every case was quarantined ({reasons}); see {cache / LOG_NAME}")
         removed = _remove_stale(cache, manifest)
         _remove_partials(cache)
@@ -106,6 +126,20 @@ def run_plan(
         num_reused = sum(outcome.reused for outcome in outcomes)
         journal.record("finished", reused=num_reused, removed=removed)
     return RunResult(manifest, num_reused, removed)
+
+
+def _refuse_replacing(cache: Path, journal: Journal, request: Request) -> None:
+    """Make sure that a cache of something else is not replaced unasked.
+
+    Raises:
+        InputError: If the folder holds one, or a manifest that cannot be read.
+    """
+    try:
+        made = journal.last_request()
+    except InputError as error:
+        raise InputError(f"{error}; --replace replaces it whatever it is") from error
+    if made is not None:
+        require_same_request(cache, made, request)
 
 
 def inspect_cases(
@@ -228,7 +262,7 @@ def _find_culprits(
     if not any(found) and not isinstance(error, KilledWorker):
         raise InputError(f"{shard.path} cannot be written ({_one_line(error)})")
     tried = list(zip(shard.cases, found, strict=True))
-    rest = replace(shard, cases=tuple(case for case, fault in tried if fault is None))
+    rest = with_fields(shard, cases=tuple(case for case, fault in tried if fault is None))
     # Without a key: what kills a worker is better not read here, and may go well another time.
     culprits = tuple(
         Quarantined(case_id=c.case_id, cohort=c.cohort, reason=_one_line(fault), key=None)
@@ -289,6 +323,7 @@ def _remove_partials(cache: Path) -> None:
     """Remove what killed workers left behind."""
     for leftover in cache.rglob(f"shard-*{PARTIAL_SUFFIX}"):
         leftover.unlink()
+    remove_partials(cache)
 
 
 def _remove_stale(cache: Path, manifest: Manifest) -> tuple[str, ...]:

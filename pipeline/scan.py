@@ -1,16 +1,34 @@
 """An inventory of archives: what is there, what overlaps, what is wrong. Writes nothing."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 from cache_schema.findings import repairs_in
-from cache_schema.vocabulary import COHORTS
-from pipeline.case import Preprocessing, prepare_case, read_sources, read_volume
-from pipeline.cohorts import SEGMENTATION, Case
-from pipeline.quality import CaseError
+from cache_schema.vocabulary import COHORTS, MODALITIES
+from pipeline.case import (
+    Images,
+    Preprocessing,
+    prepare_case,
+    read_files,
+    read_sources,
+    read_volume,
+    take_head,
+)
+from pipeline.case_folder import SEGMENTATION
+from pipeline.cohorts import Case
+from pipeline.overlooked import Overlooked
+from pipeline.quality import (
+    CaseError,
+    check_geometry,
+    check_label,
+    check_same_grid,
+    repair_origin,
+)
+from pipeline.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -19,12 +37,12 @@ class CaseReport:
 
     Attributes:
         case_id: The case.
-        fault: Why `prep partition` would quarantine it, or None.
+        faults: All that is wrong with it; `prep partition` would quarantine it for the first.
         findings: What is unusual about it.
     """
 
     case_id: str
-    fault: str | None
+    faults: tuple[str, ...]
     findings: tuple[str, ...]
 
 
@@ -48,8 +66,10 @@ class ScanReport:
         overlaps: Patients that two cohorts share, by names joined with `+`.
         absent: Modalities that cases lack.
         repairs: Known faults that would be mended.
-        faults: Why cases would be quarantined.
-        findings: What is unusual about sound cases.
+        faults: All that is wrong with cases that would be quarantined.
+        findings: What is unusual about cases.
+        overlooked: What looks like cases or archives and is not read, by path, and why.
+        synthetic: Cases that `prep phantom` made.
     """
 
     cohorts: dict[str, CohortInventory]
@@ -57,8 +77,10 @@ class ScanReport:
     overlaps: dict[str, int]
     absent: dict[str, tuple[str, ...]]
     repairs: dict[str, tuple[str, ...]]
-    faults: dict[str, str]
+    faults: dict[str, tuple[str, ...]]
     findings: dict[str, tuple[str, ...]]
+    overlooked: dict[str, str]
+    synthetic: tuple[str, ...]
 
     def document(self) -> dict[str, Any]:
         """Return the report as plain dictionaries, for JSON."""
@@ -73,24 +95,64 @@ def inspect_case(case: Case, geometry: str) -> CaseReport:
         geometry: See `quality.check_geometry`.
 
     Returns:
-        Its fault, if it has one, and its findings.
+        Its faults, if it has any, and its findings.
     """
+    if case.faults:
+        return CaseReport(
+            case.case_id, (*case.faults, *_file_faults(case, geometry)), case.findings
+        )
     try:
         sources = read_sources(case)
         plane = read_volume(sources, SEGMENTATION, geometry).voxels.shape[:2]
         settings = Preprocessing("zscore", bias_correct=False, geometry=geometry, plane=plane)
         found = prepare_case(case, sources, settings).findings.splitlines()
     except CaseError as error:
-        return CaseReport(case.case_id, str(error), case.findings)
-    return CaseReport(case.case_id, None, (*case.findings, *found))
+        faults = dict.fromkeys((str(error), *_file_faults(case, geometry)))
+        return CaseReport(case.case_id, tuple(faults), case.findings)
+    return CaseReport(case.case_id, (), (*case.findings, *found))
 
 
-def summarise(cases: Sequence[Case], reports: Sequence[CaseReport]) -> ScanReport:
+def _file_faults(case: Case, geometry: str) -> Iterator[str]:
+    """Yield what is wrong with each file by itself, and between files: a preparation stops at the first."""
+    volumes: dict[str, Volume] = {}
+    for role in (SEGMENTATION, *MODALITIES):
+        if role in case.files:
+            try:
+                volumes[role] = read_volume(read_files({role: case.files[role]}), role, geometry)
+            except CaseError as error:
+                yield str(error)
+    if SEGMENTATION in volumes:
+        affines = {name: volumes[name].affine for name in volumes if name != SEGMENTATION}
+        volumes[SEGMENTATION], _ = repair_origin(volumes[SEGMENTATION], affines)
+    for name, volume in volumes.items():
+        anchor = next(iter(volumes))
+        yield from _faults(partial(check_same_grid, {anchor: volumes[anchor], name: volume}))
+        if name == SEGMENTATION:
+            yield from _faults(partial(check_label, volume.voxels))
+            yield from _faults(partial(check_geometry, {name: volume}, geometry))
+        else:
+            settings = Preprocessing("zscore", bias_correct=False, geometry=geometry, plane=(0, 0))
+            yield from _faults(partial(Images, {name: take_head(volume, settings, name)}, settings))
+
+
+def _faults(check: Callable[[], object]) -> Iterator[str]:
+    try:
+        check()
+    except CaseError as error:
+        yield str(error)
+
+
+def summarise(
+    cases: Sequence[Case],
+    reports: Sequence[CaseReport],
+    overlooked: Sequence[Overlooked] = (),
+) -> ScanReport:
     """Put cases and the reports of reading them together.
 
     Args:
         cases: All cases, with patients.
         reports: One for each case, in any order.
+        overlooked: What is not read.
 
     Returns:
         The inventory.
@@ -107,8 +169,10 @@ def summarise(cases: Sequence[Case], reports: Sequence[CaseReport]) -> ScanRepor
         overlaps={f"{a}+{b}": len(patients[a] & patients[b]) for a, b in combinations(present, 2)},
         absent={case.case_id: case.absent for case in cases if case.absent},
         repairs=_repairs(cases, reports),
-        faults={report.case_id: report.fault for report in reports if report.fault is not None},
+        faults={report.case_id: report.faults for report in reports if report.faults},
         findings=_findings(reports),
+        overlooked={str(each.path): each.reason for each in overlooked},
+        synthetic=tuple(case.case_id for case in cases if case.is_synthetic),
     )
 
 

@@ -1,5 +1,6 @@
 """Raw cases to masks, one after another; what looks at the slices is given from outside."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +10,16 @@ import numpy as np
 from jaxtyping import Float16, Float32, UInt8
 
 from cache_schema.errors import InputError
+from cache_schema.targets import require_writable_file
 from cache_schema.vocabulary import MODALITIES
 from pipeline.case import Preprocessing
+from pipeline.case_folder import SEGMENTATION
 from pipeline.cohorts import Case, canonical_case_id, discover
 from pipeline.mask import SUFFIX, write_labels, write_probabilities
 from pipeline.quality import CaseError
 from pipeline.raw_case import read_raw_case
+
+_log = logging.getLogger(__name__)
 
 LABELS_HELD: Final = "labels 0, 1, 2, 4"
 ONE_BY_ONE: Final = ", ".join(f"--{name} FILE" for name in MODALITIES)
@@ -22,11 +27,19 @@ ONE_BY_ONE: Final = ", ".join(f"--{name} FILE" for name in MODALITIES)
 
 @dataclass(frozen=True)
 class Request:
-    """A case to segment: its modalities' files by name, and where the mask goes."""
+    """A case to segment.
+
+    Attributes:
+        case_id: Which.
+        files: Of its modalities, by name.
+        out: Where the mask goes.
+        unreadable: Why modalities that are there cannot be opened, by name.
+    """
 
     case_id: str
     files: Mapping[str, Path]
     out: Path
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def probabilities(self) -> Path:
@@ -74,7 +87,11 @@ class Outcome:
 
 
 def plan_requests(
-    case: Path | None, files: Mapping[str, Path | None], out: Path
+    case: Path | None,
+    files: Mapping[str, Path | None],
+    out: Path,
+    *,
+    warn: Callable[[str], None] = _log.warning,
 ) -> tuple[Request, ...]:
     """Find out what is to be segmented, and where it goes.
 
@@ -82,6 +99,7 @@ def plan_requests(
         case: A case's folder in any layout of BraTS, or a folder that holds such, at any depth.
         files: Instead: modalities one by one; those that are None are absent.
         out: The mask's name, which ends in `.nii.gz`; of several cases the folder of their masks.
+        warn: Told of each file or folder beside the cases that looks like one and is not read.
 
     Raises:
         InputError: If both are given or nothing is, if nothing is found, or if `out` would not do.
@@ -95,35 +113,42 @@ def plan_requests(
     if case.is_file():
         raise InputError(f"{case} is one file; give its case's folder, or {ONE_BY_ONE}")
     case = case.absolute()  # of `.` the name is what tells a case
-    found = _find(case)
+    found = _find(case, warn)
     if canonical_case_id(case.name) is not None:
-        return tuple(_checked(Request(each.case_id, each.files, out)) for each in found)
+        return tuple(_checked(_request(each, out)) for each in found)
     if out.name.endswith(SUFFIX) or out.is_file():
         raise InputError(
             f"--out {out}: {case} holds {len(found)} case(s) in folders of their own; name a folder "
             "for their masks"
         )
-    return tuple(
-        _checked(Request(each.case_id, each.files, out / f"{each.case_id}{SUFFIX}"))
-        for each in found
-    )
+    return tuple(_checked(_request(each, out / f"{each.case_id}{SUFFIX}")) for each in found)
 
 
-def _find(folder: Path) -> tuple[Case, ...]:
+def _request(case: Case, out: Path) -> Request:
+    """Ask for a case that was found; whether its segmentation can be read does not matter."""
+    unreadable = {name: why for name, why in case.unreadable.items() if name != SEGMENTATION}
+    return Request(case.case_id, case.files, out, unreadable)
+
+
+def _find(folder: Path, warn: Callable[[str], None]) -> tuple[Case, ...]:
     try:
-        return discover([folder]).cases
+        inventory = discover([folder])
     except InputError as error:
         raise InputError(f"{error}; scans under other names go with {ONE_BY_ONE}") from error
+    for each in inventory.overlooked:
+        warn(f"not read: {each}")
+    return inventory.cases
 
 
 def _checked(request: Request) -> Request:
-    """Refuse a name that is no mask's, or that would replace a scan."""
+    """Refuse a name that is no mask's, that would replace a scan, or that cannot be written."""
     out = request.out
     if not out.name.endswith(SUFFIX) or out.name == SUFFIX or out.is_dir():
         raise InputError(f"--out {out}: give a file name that ends in {SUFFIX}")
     sources = {path.resolve() for path in request.files.values()}
     if sources & {out.resolve(), request.probabilities.resolve()}:
         raise InputError(f"--out {out} is one of the case's own files; choose another name")
+    require_writable_file(out, "--out")
     return request
 
 
@@ -157,6 +182,9 @@ def segment(
 def _segment(
     request: Request, settings: Preprocessing, predict: Predict, planes: tuple[str, ...]
 ) -> Outcome:
+    if request.unreadable:
+        name, reason = next(iter(request.unreadable.items()))
+        raise CaseError(f"{name} is there but cannot be read: {reason}")
     case = read_raw_case(request.files, settings)
     labels, probability = predict(case.image)
     write_labels(request.out, case, labels)

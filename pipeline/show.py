@@ -1,14 +1,35 @@
 """Tables of who got what, for a terminal."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
 
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 
-from cache_schema.manifest import Manifest
+from cache_schema.leakage import describe_data
+from cache_schema.manifest import Manifest, Options
 from cache_schema.vocabulary import COHORTS, LABELS
 from pipeline.plan import Plan
 from pipeline.scan import ScanReport
+
+MAX_NEIGHBOURS: Final = 8
+"""Lines of a table for folders side by side that are not read for the same reason."""
+
+
+def describe_options(options: Options) -> str:
+    """Say by which options of `prep partition` a cache was made, as they are given there."""
+    given = (_option(name, value) for name, value in options.model_dump().items())
+    return f"made with {' '.join(given)}"
+
+
+def _option(name: str, value: object) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
 
 
 def client_table(manifest: Manifest) -> Table:
@@ -31,7 +52,8 @@ def client_table(manifest: Manifest) -> Table:
 
 def cohort_table(manifest: Manifest) -> Table:
     """Show each cohort's size and test set, and how many test patients are trained on."""
-    table = Table(title=f"Cohorts, protocol {manifest.options.protocol}")
+    data = describe_data(manifest.leakage, is_synthetic=manifest.synthetic)
+    table = Table(title=f"Cohorts, protocol {manifest.options.protocol}", caption=data)
     for heading in ("cohort", "cases", "patients", "test cases", "test patients also trained on"):
         table.add_column(heading, justify="left" if heading == "cohort" else "right")
     for cohort in COHORTS:
@@ -67,19 +89,45 @@ def scan_tables(report: ScanReport) -> tuple[RenderableType, ...]:
     for name, cohort in report.cohorts.items():
         numbers = (str(cohort.cases), str(cohort.patients))
         cohorts.add_row(name, *numbers, _mix(cohort.grades), _mix(cohort.sites))
-    cases = Table(title="Cases worth a look")
+    overlaps = [f"{count} patients are in {names}" for names, count in report.overlaps.items()]
+    made_up = [f"{len(report.synthetic)} cases are synthetic"] if report.synthetic else []
+    return cohorts, *overlaps, *made_up, _cases_table(report), *_overlooked_table(report)
+
+
+def _cases_table(report: ScanReport) -> RenderableType:
+    """Show what is wrong or unusual, case by case."""
+    table = Table(title="Cases worth a look")
     for heading in ("case", "what", "detail"):
-        cases.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for what, entries in (
-        ("fault", {name: (fault,) for name, fault in report.faults.items()}),
+        ("fault", report.faults),
         ("absent", report.absent),
         ("repair", report.repairs),
         ("finding", report.findings),
     ):
         for name, details in entries.items():
-            cases.add_row(name, what, ", ".join(details))
-    overlaps = [f"{count} patients are in {names}" for names, count in report.overlaps.items()]
-    return cohorts, *overlaps, cases if cases.rows else "no faults, repairs or findings"
+            table.add_row(name, what, escape(", ".join(details)))
+    return table if table.rows else "no faults, repairs or findings"
+
+
+def _overlooked_table(report: ScanReport) -> Iterator[RenderableType]:
+    """Show what is not read; of many neighbours with the same reason a few."""
+    if not report.overlooked:
+        return
+    table = Table(title="Not read, though it looks like cases or archives")
+    for heading in ("file or folder", "why"):
+        table.add_column(heading, overflow="fold")
+    alike: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for path, reason in report.overlooked.items():
+        alike[str(Path(path).parent), reason].append(path)
+    for (_, reason), paths in alike.items():
+        for path in paths[:MAX_NEIGHBOURS]:
+            table.add_row(escape(path), escape(reason))
+        if len(paths) > MAX_NEIGHBOURS:
+            table.add_row(
+                f"and {len(paths) - MAX_NEIGHBOURS} more beside them; --json lists all", ""
+            )
+    yield table
 
 
 def _mix(counts: Mapping[str, int]) -> str:

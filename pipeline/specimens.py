@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from cache_schema.errors import InputError
 from cache_schema.findings import spoils_picture
+from cache_schema.geometry import pixel_aspect, radiological
 from cache_schema.manifest import CaseRecord, Manifest
 from cache_schema.shard import CaseEntry, ShardReader
 from cache_schema.vocabulary import COHORTS, LABELS, MODALITIES
@@ -118,7 +119,7 @@ def _read(cache: Path, owner: str, case: CaseRecord) -> Specimen:
             owner=owner,
             case=case,
             z=int(reader.column("z")[row]),
-            aspect=_aspect(entry.affine),
+            aspect=pixel_aspect(entry.affine),
             image=radiological(reader.images([row])[0].astype(np.float32), entry.affine),
             label=radiological(reader.labels([row])[0], entry.affine),
         )
@@ -130,40 +131,17 @@ def _largest(label_voxels: np.ndarray, entry: CaseEntry) -> int:
     return int(tumour.argmax()) if tumour.any() else len(tumour) // 2
 
 
-def _aspect(affine: Float64[np.ndarray, "4 4"]) -> float:
-    width_mm, height_mm = np.linalg.norm(affine[:3, :2], axis=0).tolist()
-    return float(height_mm / width_mm)
-
-
-def radiological(plane: np.ndarray, affine: Float64[np.ndarray, "4 4"]) -> np.ndarray:
-    """Turn stored planes (..., i, j) as radiologists look at them: front up, patient's right left.
-
-    In BraTS i runs to the patient's left and j to the back, and a transpose is all. Caches of
-    another geometry may have axes that run the other way; their affines tell.
-
-    Args:
-        plane: Any number of planes.
-        affine: Voxel indices to millimetres, RAS+.
-
-    Returns:
-        Planes of rows and columns.
-    """
-    rows_first = plane.swapaxes(-1, -2)
-    if affine[0, 0] > 0:
-        rows_first = rows_first[..., ::-1]
-    return rows_first[..., ::-1, :] if affine[1, 1] > 0 else rows_first
-
-
 def crop(specimens: Sequence[Specimen], margin: int = 2) -> list[Specimen]:
     """Cut all specimens to the smallest window that holds what each of them shows.
 
     Args:
-        specimens: Slices of one size.
+        specimens: Slices; smaller ones are padded with background at the ends.
         margin: Background to leave on each side, in voxels.
 
     Returns:
-        The same slices of a smaller size; unchanged if all are empty.
+        The same slices of one size; not cut if all are empty.
     """
+    specimens = _pad_to_one_size(specimens)
     shown: np.ndarray = np.any([s.image.any(axis=0) | (s.label != 0) for s in specimens], axis=0)
     if not shown.any():
         return list(specimens)
@@ -171,6 +149,19 @@ def crop(specimens: Sequence[Specimen], margin: int = 2) -> list[Specimen]:
     return [
         replace(s, image=s.image[:, rows, columns], label=s.label[rows, columns]) for s in specimens
     ]
+
+
+def _pad_to_one_size(specimens: Sequence[Specimen]) -> list[Specimen]:
+    """Pad at the ends: where some cases have their axes exchanged, their planes are of other shapes."""
+    height, width = (max((s.label.shape[axis] for s in specimens), default=0) for axis in (0, 1))
+
+    def pad(specimen: Specimen) -> Specimen:
+        rows, columns = specimen.label.shape
+        missing = (0, height - rows), (0, width - columns)
+        image = np.pad(specimen.image, ((0, 0), *missing))
+        return replace(specimen, image=image, label=np.pad(specimen.label, missing))
+
+    return [pad(specimen) for specimen in specimens]
 
 
 def _extent(shown: Bool[np.ndarray, " place"], margin: int) -> slice:

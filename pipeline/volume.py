@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import nibabel as nib
 import numpy as np
@@ -163,13 +163,13 @@ def _image_class(start: bytes) -> type[nib.nifti1.Nifti1Image]:
 def _say_unreadable(file: BufferedIOBase, error: Exception) -> str:
     """Say what a file is that is no NIfTI volume, or else why it could not be read."""
     try:
-        kind = recognise(_open_inflated(file).read(START_BYTES))
+        kind = recognise(open_inflated(file).read(START_BYTES))
     except _UNREADABLE:
         kind = None
     return f"is not a readable NIfTI file ({f'it is {kind}' if kind else _one_line(error)})"
 
 
-def _open_inflated(file: BufferedIOBase) -> BufferedIOBase:
+def open_inflated(file: BufferedIOBase) -> BufferedIOBase:
     """Go to the beginning of a file, and let what is read from there be inflated if it is gzip."""
     file.seek(0)
     is_compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
@@ -186,8 +186,66 @@ def _view_voxels(raw: bytes, image: nib.nifti1.Nifti1Image) -> np.ndarray:
     return flat.reshape(proxy.shape, order="F")
 
 
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes of a NIfTI file tell of its voxels.
+
+    Attributes:
+        shape: Voxels along each axis, singleton axes beyond the third dropped.
+        dtype: Of the voxels as stored, with their byte order.
+        offset: Bytes before the first voxel.
+        slope: What a stored value is multiplied by.
+        inter: What is added then.
+        affine: Voxel indices to millimetres, RAS+; nibabel's default if the file does not tell.
+        description: The header's text of at most 80 characters.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    inter: float
+    affine: Float[np.ndarray, "4 4"]
+    description: str
+
+
+def read_header(file: BufferedIOBase) -> Header:
+    """Read the header of a NIfTI file, compressed or not.
+
+    Raises:
+        VolumeError: If the file does not begin like one, or holds no real numbers.
+    """
+    header = _read_header(file)
+    try:
+        slope, inter = header.get_slope_inter()
+        found = Header(
+            shape=_without_single_axes(header.get_data_shape()),
+            dtype=header.get_data_dtype(),
+            offset=int(header.get_data_offset()),
+            slope=1.0 if slope is None else float(slope),
+            inter=0.0 if inter is None else float(inter),
+            affine=np.asarray(header.get_best_affine(), np.float64),
+            description=bytes(header["descrip"].item()).decode("latin-1"),
+        )
+    except _UNREADABLE as error:
+        raise VolumeError(_say_unreadable(file, error)) from error
+    if found.dtype.kind not in NUMBERS:
+        raise VolumeError("has voxels that are not numbers")
+    return found
+
+
+def _without_single_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
 def encode_nifti(
-    voxels: Shaped[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"], *, fast: bool = False
+    voxels: Shaped[np.ndarray, "i j k"],
+    affine: Float[np.ndarray, "4 4"],
+    *,
+    fast: bool = False,
+    title: str = "",
 ) -> bytes:
     """Write a volume as `.nii.gz` bytes; the same voxels always give the same bytes.
 
@@ -196,6 +254,7 @@ def encode_nifti(
         affine: Voxel indices to millimetres, stored as both sform and qform.
         fast: Compress many times faster and a little less, into bytes that may be others on
             another kind of processor.
+        title: The description in the header, at most 79 bytes.
 
     Returns:
         A gzip file's bytes, without a name or a time inside.
@@ -204,6 +263,7 @@ def encode_nifti(
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
+    image.header["descrip"] = title.encode()
     if fast:
         content: bytes = igzip.compress(image.to_bytes(), COMPRESSION, mtime=0)
         return content
@@ -242,7 +302,7 @@ def encode_like(source: bytes, voxels: Shaped[np.ndarray, "i j k *plane"], *, ti
 def _read_header(file: BufferedIOBase) -> nib.nifti1.Nifti1Header:
     """Read a header of NIfTI-1 or NIfTI-2, without extensions, from the first bytes of a file."""
     try:
-        start = _open_inflated(file).read(START_BYTES)
+        start = open_inflated(file).read(START_BYTES)
         kind = _image_class(start).header_class
         return kind(start[: kind.template_dtype.itemsize])  # type: ignore[no-untyped-call]
     except _UNREADABLE as error:
@@ -376,6 +436,15 @@ def _brought_shape(header: nib.nifti1.Nifti1Header) -> tuple[int, int, int]:
     return i, j, k
 
 
+def has_brats_axes(affine: Float[np.ndarray, "4 4"]) -> bool:
+    """Tell whether voxel axes point where those of BraTS do.
+
+    Raises:
+        VolumeError: If the affine leaves no three axes.
+    """
+    return bool(np.array_equal(_turn(affine), AS_IT_IS))
+
+
 def bring_to_brats_axes(volume: Volume) -> Volume:
     """Reorder and flip a volume's voxel axes as in BraTS: i to the patient's left, j to the back, k up.
 
@@ -390,9 +459,9 @@ def bring_to_brats_axes(volume: Volume) -> Volume:
     Raises:
         VolumeError: If the affine leaves no three axes.
     """
-    turn = _turn(volume.affine)
-    if np.array_equal(turn, AS_IT_IS):
+    if has_brats_axes(volume.affine):
         return volume
+    turn = _turn(volume.affine)
     affine = volume.affine @ inv_ornt_aff(turn, volume.voxels.shape) + 0.0  # no -0.0
     return Volume(apply_orientation(volume.voxels, turn), affine)
 

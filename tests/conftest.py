@@ -74,3 +74,12 @@ def real_data() -> Path:
     if not place:
         pytest.skip("FEDUNETMM_REAL_DATA is not set")
     return Path(place)
+
+
+@pytest.fixture(scope="session")
+def brats() -> Path:
+    """Folder of real cases with four modalities and the true tables; the test is skipped without it."""
+    place = os.environ.get("FEDUNETMM_BRATS")
+    if not place:
+        pytest.skip("FEDUNETMM_BRATS is not set")
+    return Path(place)

@@ -145,6 +145,101 @@ def test_the_default_root_is_data(tmp_path):
     assert_fails(run("prep", "partition", cwd=tmp_path), "data is not a folder")
 
 
+UNWRITABLE = [
+    (cli.run_prep, ("phantom", "notes/data"), "OUT"),
+    (cli.run_prep, ("scan", "nowhere", "--json", "notes/scan.json"), "--json"),
+    (cli.run_prep, ("partition", "nowhere", "--cache", "notes/cache"), "--cache"),
+    (cli.run_train, ("export", "nowhere", "--out", "notes/model.pt2"), "--out"),
+    (cli.run_train, ("report", "nowhere", "--out", "notes/report.html"), "--out"),
+    (cli.run_train, ("models", "--model", "nonsense", "--json", "notes/sizes.json"), "--json"),
+    (cli.run_train, ("ablate", "--cache", "nowhere", "--run", "notes/runs"), "--run"),
+    (
+        cli.run_train,
+        ("compare", "nowhere", "--models", "unetmm", "--steps", "1", "--out", "notes/runs"),
+        "--out",
+    ),
+]
+
+
+@pytest.mark.parametrize(("command", "arguments", "option"), UNWRITABLE)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(
+    command, arguments, option, tmp_path
+):
+    (tmp_path / "notes").write_text("mine")
+    result = run_here(command, *arguments, cwd=tmp_path)
+    assert_fails(result, f"error: {option} notes/", "cannot be written (Not a directory)")
+    assert files(tmp_path) == {"notes"}
+
+
+@pytest.mark.parametrize("kind", ["html", "png"])
+def test_pictures_that_cannot_be_written_are_refused_before_a_shard_is_read(
+    kind, cache_copy, tmp_path
+):
+    shutil.rmtree(cache_copy / "clients")
+    (tmp_path / f"folder.{kind}").mkdir()
+    result = run_here(cli.run_prep, "show", "cache", f"--{kind}", f"folder.{kind}", cwd=tmp_path)
+    assert_fails(result, f"--{kind} folder.{kind} cannot be written (Is a directory)")
+
+
+def test_a_report_may_go_into_a_new_folder(archives, tmp_path):
+    result = run_here(
+        cli.run_prep, "scan", archives, *SMALL, "--json", "new/scan.json", cwd=tmp_path
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads((tmp_path / "new" / "scan.json").read_text())["patients"] == 4
+
+
+NOBODY = """
+import pwd
+
+def getpwuid(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+pwd.getpwuid = getpwuid
+"""
+"""Every process believes that its user has no name, as in `docker run --user 12345`."""
+
+
+def test_a_user_without_name_and_home_prepares_a_cache(archives, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NOBODY)
+    (tmp_path / "work").mkdir()
+    result = subprocess.run(
+        [
+            *(sys.executable, "-c", "import cli; cli.run_prep()"),
+            *("partition", archives, "--clients", "2", *SMALL),
+        ],
+        cwd=tmp_path / "work",
+        env={
+            "PATH": os.defpath,
+            "PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}",
+            "TMPDIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert files(tmp_path / "work") >= {"cache", "cache/manifest.json"}
+    assert not (tmp_path / "work" / "~").exists()
+
+
+def test_another_partition_needs_replace(archives, cache_copy, tmp_path):
+    before = (cache_copy / "manifest.json").read_bytes()
+    command = ("partition", archives, "--clients", 2, *SMALL, "--alpha", 3.0)
+    result = run("prep", *command, cwd=tmp_path)
+    assert_fails(
+        result, "cache was made of something else", "--alpha 3.0 instead of 1.0", "--replace"
+    )
+    assert (cache_copy / "manifest.json").read_bytes() == before
+    result = run("prep", *command, "--dry-run", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert run("prep", *command, "--replace", cwd=tmp_path).returncode == 0
+    shown = run("prep", "show", cache_copy, cwd=tmp_path).stdout
+    assert "made with --clients 2 --alpha 3.0 --seed 0 " in shown
+
+
 @pytest.mark.parametrize("command", ["show", "verify"])
 def test_a_folder_without_manifest_is_no_cache(command, tmp_path):
     result = run("prep", command, tmp_path, cwd=tmp_path)

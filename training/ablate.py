@@ -8,7 +8,10 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from rich.table import Table
 
+from cache_schema.files import write_atomically
+from cache_schema.leakage import SYNTHETIC_NOTE, describe_data
 from cache_schema.manifest import LeakageRecord, digest
+from cache_schema.targets import require_writable_folder
 from cache_schema.vocabulary import REGIONS
 from training.config import TrainConfig
 from training.device import choose_device
@@ -18,7 +21,6 @@ from training.metrics import DEFAULT_CONVENTION
 from training.runlog import Observer
 from training.score_files import saved_means, write_evaluation
 from training.series import finished_evaluation, is_begun, refuse_another_run, require_test_cases
-from training.show import describe_leakage
 from training.statistics import (
     THRESHOLD,
     kolmogorov_smirnov,
@@ -69,12 +71,14 @@ class Ablation:
         means: Of each row by its name.
         leakage: Test patients that were also trained on; goes with the scores wherever they go.
         manifest: Digest of the cache's manifest.
+        is_synthetic: Whether the cache holds synthetic cases; the published rows then stand nowhere.
     """
 
     config: TrainConfig
     means: Mapping[str, Means]
     leakage: LeakageRecord
     manifest: str
+    is_synthetic: bool = False
 
     def test_set(self) -> str:
         """Name the scores to show: the paper's test set, or `all` cases if the cache has none of it."""
@@ -117,6 +121,7 @@ def ablate(config: TrainConfig, cache: Path, run: Path, observer: AblationObserv
         InputError: If the cache or an option cannot be used, or a row's folder holds another run; that
             is found before anything is trained.
     """
+    require_writable_folder(run, "--run")
     choose_device(config.device)
     manifest = require_test_cases(cache)
     settings = {row.name: _settings(config, row) for row in ROWS}
@@ -130,7 +135,8 @@ def ablate(config: TrainConfig, cache: Path, run: Path, observer: AblationObserv
         if not is_finished:
             _finish(folder, row_config, cache, observer)
         means[name] = saved_means(folder)
-    return Ablation(config, means, manifest.leakage, digest(manifest))
+    is_synthetic = bool(manifest.synthetic)
+    return Ablation(config, means, manifest.leakage, digest(manifest), is_synthetic)
 
 
 def _settings(config: TrainConfig, row: Row) -> TrainConfig:
@@ -152,14 +158,17 @@ def ablation_statistics(ablation: Ablation) -> dict[str, dict[str, dict[str, Any
     `training.statistics` says how they are defined and what the paper leaves open.
 
     Returns:
-        By `ours` and `published`, then region: the standard deviation of the rows in percentage
-        points, and each test's statistic and p; null where all rows score the same.
+        By `ours` and `published`, which is not there if our data are synthetic, then region: the
+        standard deviation of the rows in percentage points, and each test's statistic and p; null where
+        all rows score the same.
     """
-    ours = [ablation.percent(row) for row in ROWS]
-    published = [row.published for row in ROWS]
+    sources: dict[str, list[Mapping[str, float]]]
+    sources = {"ours": [ablation.percent(row) for row in ROWS]}
+    if not ablation.is_synthetic:
+        sources["published"] = [row.published for row in ROWS]
     return {
         source: {region: _spread([scores[region] for scores in rows]) for region in REGIONS}
-        for source, rows in (("ours", ours), ("published", published))
+        for source, rows in sources.items()
     }
 
 
@@ -173,7 +182,7 @@ def _spread(scores: list[float]) -> dict[str, Any]:
 
 
 def write_ablation(run: Path, ablation: Ablation) -> Path:
-    """Save scores and statistics beside the published ones.
+    """Save scores and statistics beside the published ones, or alone if they are of synthetic data.
 
     Returns:
         The file.
@@ -182,32 +191,35 @@ def write_ablation(run: Path, ablation: Ablation) -> Path:
         "convention": DEFAULT_CONVENTION,
         "leakage": ablation.leakage.model_dump(),
         "manifest": ablation.manifest,
-        "rows": [
-            {
-                "name": row.name,
-                "position": row.position,
-                "position_levels": row.position_levels,
-                "means": ablation.means[row.name],
-                "published_percent": row.published,
-            }
-            for row in ROWS
-        ],
+        "rows": [_document(row, ablation) for row in ROWS],
         "settings": ablation.config.model_dump(exclude={"position", "position_levels"}),
         "statistics": ablation_statistics(ablation),
+        "synthetic": ablation.is_synthetic,
         "test_set": ablation.test_set(),
         "threshold": THRESHOLD,
     }
     path = run / ABLATION_NAME
-    path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
     return path
 
 
+def _document(row: Row, ablation: Ablation) -> dict[str, Any]:
+    document = {
+        "name": row.name,
+        "position": row.position,
+        "position_levels": row.position_levels,
+        "means": ablation.means[row.name],
+    }
+    return document if ablation.is_synthetic else {**document, "published_percent": row.published}
+
+
 def ablation_table(ablation: Ablation) -> Table:
-    """Show the scores of every row in the shape of Table 4, above the published ones."""
+    """Show the scores of every row in the shape of Table 4, above the published ones if data are real."""
+    published = "" if ablation.is_synthetic else f" (published: {PAPER_TEST_SET})"
     table = Table(
-        title=f"Position embeddings, Dice (%) on {ablation.test_set()} (published: {PAPER_TEST_SET}), "
+        title=f"Position embeddings, Dice (%) on {ablation.test_set()}{published}, "
         f"convention {DEFAULT_CONVENTION}",
-        caption=describe_leakage(ablation.leakage),
+        caption=describe_data(ablation.leakage, is_synthetic=ablation.is_synthetic),
     )
     table.add_column("embedding")
     table.add_column("levels")
@@ -215,19 +227,23 @@ def ablation_table(ablation: Ablation) -> Table:
     for heading in (*REGIONS, "average"):
         table.add_column(heading, justify="right")
     for row in ROWS:
-        ours, published = ablation.percent(row), row.published
-        cells = [f"{ours[key]:.2f}" for key in (*REGIONS, "mean")]
-        table.add_row(row.position, row.position_levels, "ours", *cells)
-        cells = [f"{published[key]:.2f}" for key in (*REGIONS, "mean")]
-        table.add_row("", "", "published", *cells, style="dim", end_section=True)
+        table.add_row(row.position, row.position_levels, "ours", *_cells(ablation.percent(row)))
+        if not ablation.is_synthetic:
+            cells = _cells(row.published)
+            table.add_row("", "", "published", *cells, style="dim", end_section=True)
     return table
 
 
+def _cells(percent: Mapping[str, float]) -> list[str]:
+    return [f"{percent[key]:.2f}" for key in (*REGIONS, "mean")]
+
+
 def statistics_table(ablation: Ablation) -> Table:
-    """Show both statistics by region, for our scores and the published ones."""
+    """Show both statistics by region, for our scores and, beside real data, the published ones."""
+    note = f"{SYNTHETIC_NOTE}; " if ablation.is_synthetic else ""
     table = Table(
         title=f"Spread of the {len(ROWS)} rows",
-        caption=f"p of s >= {THRESHOLD:g} points (chi-squared, lower tail) and of normal scores "
+        caption=f"{note}p of s >= {THRESHOLD:g} points (chi-squared, lower tail) and of normal scores "
         "(Kolmogorov-Smirnov)",
     )
     table.add_column("scores")

@@ -14,13 +14,13 @@ from torch import nn
 from cache_schema.errors import InputError
 from training.checkpoint import fill_moments, load_resume, moments_of, save_resume, save_weights
 from training.config import TrainConfig
-from training.data import Example, Pass, Shifts, make_loader, read_batches
+from training.data.batches import Example, Pass, make_loader, read_batches
 from training.device import fork_random
 from training.fit import FitResult, Stint, fit, make_optimizer
 from training.runlog import EVERYBODY, Board, ClientRecord, Observer, RoundRecord, RunLog, open_log
 from training.seeds import derive_seed
 from training.session import open_session
-from training.training_set import share_of_passes
+from training.training_set import plan_batches
 
 TOLD_PER_EPOCH: Final = 20
 """Lines of the log that tell how far an epoch is, for who watches the run."""
@@ -66,7 +66,7 @@ def run_central(
         seconds = position["seconds"]
         if not done.num_steps:
             save_weights(run, groups["model"], round_number=first_epoch - 1)
-    shifts = Shifts(session.dataset, config.batch_size, tumour_share=share_of_passes(config))
+    shifts = plan_batches(config, session.dataset, session.least_batch)
     everybody = tuple(session.members)
     per_pass = shifts.num_batches(everybody)
     num_steps = config.local_steps or per_pass

@@ -1,7 +1,6 @@
 """Weights on disk: safetensors, never pickles, replaced in one step."""
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cache_schema.errors import InputError
+from cache_schema.files import write_atomically
 
 WEIGHTS_NAME: Final = "model.safetensors"
 """The network after the last finished round or epoch."""
@@ -121,22 +121,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _replace(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    partial = path.with_suffix(".partial")
     content = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata
     )
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}); what was saved before is whole: make room "
-            "and go on with --resume"
-        ) from error
+    advice = "what was saved before is whole: make room and go on with --resume"
+    write_atomically(path, content, advice=advice)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest
+from cache_schema.targets import require_writable_folder
 from training.central import run_central
 from training.config import CENTRAL, TrainConfig, make_config, read_config
 from training.contestants import Budget, Contestant, divide
@@ -25,6 +26,7 @@ from training.evaluate import evaluate
 from training.fit import CHECK_EVERY
 from training.models.initial import initial_model
 from training.models.registry import find_network
+from training.models.smallest_batch import smallest_batch
 from training.models.trained import network_size
 from training.runlog import Silent
 from training.score_files import write_document, write_evaluation
@@ -35,7 +37,7 @@ from training.series import (
     refuse_another_run,
     require_test_cases,
 )
-from training.show import ScoredRun, describe_leakage
+from training.show import ScoredRun
 
 COMPARISON_NAME: Final = "comparison.json"
 BUDGET_NAME: Final = "budget.json"
@@ -107,14 +109,14 @@ def compare(
         InputError: If the cache, a network or an option cannot be used, or a folder holds another run;
             that is found before anything is trained.
     """
+    require_writable_folder(out, "--out")
     manifest = require_test_cases(cache)
     _refuse_another_budget(out, budget)
     for contestant in {each.run_name: each for each in contestants}.values():
         config = _config(contestant, budget, settings, out)
         choose_device(config.device)
-        initial_model(
-            config
-        )  # options that it does not have, a patch or weights that it cannot take
+        # Finds options that it does not have, a patch, weights or batches that it cannot take.
+        smallest_batch(initial_model(config), config)
         refuse_another_run(out / contestant.run_name, config, cache, manifest, "--out")
     out.mkdir(parents=True, exist_ok=True)
     write_document(out / BUDGET_NAME, asdict(budget))
@@ -282,11 +284,11 @@ def seconds_per_step(config: TrainConfig, cache: Path, num_steps: int) -> float:
 
 def cost_table(results: Sequence[Result]) -> Table:
     """Show what each network is and what training it took, beside its mean Dice over all test cases."""
-    leakage = results[0].evaluation.leakage
+    data = results[0].evaluation.describe_data()
     table = Table(
         title="Under one budget, on one cache",
         caption="Dice: mean over regions and all test cases; FLOPs of one forward pass of a slice or a "
-        f"patch; {describe_leakage(leakage)}",
+        f"patch; {data}",
     )
     table.add_column("network", overflow="fold")
     headings = ("Dice %", "params M", "FLOPs G", "steps", "seconds", "s a step", "memory GB")
@@ -334,6 +336,6 @@ def write_comparison(out: Path, results: Sequence[Result]) -> Path:
         for each in results
     ]
     path = out / COMPARISON_NAME
-    leakage = first.leakage.model_dump()
-    write_document(path, {"leakage": leakage, "manifest": first.manifest, "rows": rows})
+    about = {"leakage": first.leakage.model_dump(), "synthetic": first.is_synthetic}
+    write_document(path, {**about, "manifest": first.manifest, "rows": rows})
     return path

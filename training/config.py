@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from cache_schema.errors import InputError
+from cache_schema.files import write_atomically
 from training.models.registry import find_network
 
 CONFIG_NAME: Final = "config.json"
@@ -153,9 +154,12 @@ def named_values(name_of_option: str, options: Sequence[str]) -> dict[str, str]:
 
 
 def write_config(run: Path, config: TrainConfig) -> None:
-    """Save the settings in a run's folder."""
-    text = config.model_dump_json(indent=1) + "\n"
-    (run / CONFIG_NAME).write_text(text, encoding="utf-8")
+    """Save the settings in a run's folder.
+
+    Raises:
+        InputError: If they cannot be written.
+    """
+    write_atomically(run / CONFIG_NAME, config.model_dump_json(indent=1) + "\n")
 
 
 def read_config(run: Path) -> TrainConfig:

@@ -7,6 +7,7 @@ from typing import Final
 
 import torch
 
+from cache_schema.files import write_atomically
 from training.process import STATUS, own_bytes
 from training.runlog import read_rounds
 
@@ -54,7 +55,7 @@ def peak_bytes(device: torch.device) -> int | None:
 
 def write_cost(run: Path, cost: Cost) -> None:
     """Save what a run took beside it."""
-    (run / COST_NAME).write_text(json.dumps(asdict(cost)) + "\n", encoding="utf-8")
+    write_atomically(run / COST_NAME, json.dumps(asdict(cost)) + "\n")
 
 
 def read_cost(run: Path) -> Cost | None:

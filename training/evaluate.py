@@ -3,14 +3,15 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float64, UInt8
 from torch import nn
 
 from cache_schema.errors import InputError
+from cache_schema.geometry import restore_volume, spacing_mm
 from cache_schema.manifest import digest, read_manifest
+from cache_schema.targets import require_writable_folder
 from training.checkpoint import load_weights
 from training.config import TrainConfig, read_config
+from training.data.volumes import CaseVolume, VolumeDataset
 from training.device import choose_device
 from training.metrics import CONVENTIONS, score_case
 from training.models.initial import initial_model, patch_of
@@ -18,8 +19,6 @@ from training.models.trained import trained_model
 from training.predict import predict_labels
 from training.provenance import known_leakage, read_provenance, require_same_cache
 from training.scores import CaseScore, Evaluation, Scoring
-from training.surface import Spacing
-from training.volumes import CaseVolume, VolumeDataset
 
 CaseDone = Callable[[str, int], None]
 """Is told a case's id and the number of cases."""
@@ -35,7 +34,7 @@ def require_runs(runs: Sequence[Path], cache: Path, *, untrained: bool = False) 
 
     Raises:
         InputError: If a folder is named twice, is no run, has no weights yet, or was trained on another
-            cache.
+            cache, or cannot be written.
     """
     manifest = read_manifest(cache)
     for place, run in enumerate(runs):
@@ -43,6 +42,7 @@ def require_runs(runs: Sequence[Path], cache: Path, *, untrained: bool = False) 
             raise InputError(f"{run} is named twice")
         read_config(run)
         require_same_cache(run, cache, manifest)
+        require_writable_folder(run, "RUN")
         if not untrained:
             load_weights(run)
 
@@ -121,6 +121,7 @@ def evaluate_dataset(
         digest(dataset.manifest),
         scoring.tta,
         scoring.postprocess_et,
+        is_synthetic=bool(dataset.manifest.synthetic),
     )
 
 
@@ -143,28 +144,9 @@ def score_volume(
         postprocess_et=scoring.postprocess_et,
     )
     values = score_case(
-        restore_volume(volume.label, volume),
-        restore_volume(prediction, volume),
+        restore_volume(volume.label, volume.z, volume.shape),
+        restore_volume(prediction, volume.z, volume.shape),
         spacing_mm(volume.affine),
         scoring.convention,
     )
     return CaseScore(volume.case_id, volume.patient_id, volume.cohort, values)
-
-
-def restore_volume(
-    label: UInt8[np.ndarray, "slice height width"], volume: CaseVolume
-) -> UInt8[np.ndarray, "z x y"]:
-    """Put the kept slices of a case back to their places; all others hold no brain and no tumour.
-
-    What slices were padded with, where a cache has larger planes than the case, is cut off.
-    """
-    width, height, depth = volume.shape
-    whole = np.zeros((depth, width, height), np.uint8)
-    whole[volume.z] = label[:, :width, :height]
-    return whole
-
-
-def spacing_mm(affine: Float64[np.ndarray, "4 4"]) -> Spacing:
-    """Measure the voxels of a restored volume along its axes: between slices first."""
-    x, y, z = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-    return z, x, y

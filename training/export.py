@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from cache_schema.errors import InputError
+from cache_schema.files import replacing, reporting
+from cache_schema.targets import require_writable_file
 from cache_schema.vocabulary import LABELS
 from training.config import TrainConfig, read_config
 from training.models.initial import patch_of
@@ -99,6 +100,7 @@ def export_run(run: Path, out: Path) -> float:
     """
     if out.suffix not in FORMATS:
         raise InputError(f"--out {out}: give a name that ends in {' or '.join(FORMATS)}")
+    require_writable_file(out, "--out")
     if out.suffix == ".onnx":
         require_onnx()
     config = read_config(run)
@@ -154,21 +156,15 @@ def export_network(
     """
     model = Probabilities(network).eval()
     form = FORMATS[out.suffix]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
-            partial = Path(folder, out.name)  # its own name: a .pt2 keeps it inside
-            form.write(partial, _trace(model, patch), metadata)
-            shapes = SLICES_TO_CHECK if patch is None else ((1, 4, *patch),)
-            difference = largest_difference(model, form.load(partial), shapes)
-            if not difference <= TOLERANCE:
-                raise InputError(
-                    f"{out} would differ from the network by {difference:.3g} in a probability, more "
-                    f"than {TOLERANCE:g}; nothing was written"
-                )
-            partial.replace(out)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error}); choose another --out") from error
+    with reporting(out, advice="choose another --out"), replacing(out) as partial:
+        form.write(partial, _trace(model, patch), metadata)
+        shapes = SLICES_TO_CHECK if patch is None else ((1, 4, *patch),)
+        difference = largest_difference(model, form.load(partial), shapes)
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f"{out} would differ from the network by {difference:.3g} in a probability, more "
+                f"than {TOLERANCE:g}; nothing was written"
+            )
     return difference
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from cache_schema.vocabulary import REGIONS
+from training.data import VolumeDataset
 from training.evaluate import CaseDone, evaluate_dataset
 from training.score_files import (
     COLUMNS,
@@ -19,7 +20,6 @@ from training.score_files import (
     write_table,
 )
 from training.scores import CaseScore, Evaluation, Scoring, average_dice, describe_scoring
-from training.volumes import VolumeDataset
 
 CLIENTS_PREFIX: Final = "clients-"
 

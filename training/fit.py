@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cache_schema.vocabulary import REGIONS
 from training.augment import AugmentSettings, apply, draw
 from training.config import TrainConfig
-from training.data import Example
+from training.data.batches import Example
 from training.device import choose_precision
 from training.losses import deep_supervision_loss
 from training.seeds import derive_seed, generator

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from scipy import ndimage
 
-from training.surface import Spacing, bounding_box, hd95_mm
+from cache_schema.geometry import Spacing
+from training.surface import bounding_box, hd95_mm
 
 NUM_DILATIONS: Final = 3
 """Steps of dilation that join parts of a lesion, and within which a prediction is credited to it."""

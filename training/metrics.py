@@ -12,9 +12,10 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from cache_schema.geometry import Spacing
 from cache_schema.vocabulary import REGIONS
 from training.lesions import lesion_score
-from training.surface import Spacing, hd95_mm
+from training.surface import hd95_mm
 
 METRICS: Final = ("dice", "hd95_mm", "sensitivity", "specificity")
 """Keys of a region's scores, in this order everywhere."""

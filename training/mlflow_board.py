@@ -12,6 +12,7 @@ from socket import gaierror
 from typing import Any, Final, NamedTuple
 
 from cache_schema.errors import InputError
+from cache_schema.files import write_atomically
 from training.config import read_config
 from training.provenance import PROVENANCE_NAME
 from training.runlog import LOG_NAME, LOSS_NAME, Outcome, read_rounds, scalars_of
@@ -134,7 +135,7 @@ class MlflowBoard:
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         number = experiment.experiment_id if experiment else self._create_experiment()
         run_id: str = self._client.create_run(number, run_name=run.resolve().name).info.run_id
-        (run / ID_NAME).write_text(json.dumps({"run": run_id}) + "\n", encoding="utf-8")
+        write_atomically(run / ID_NAME, json.dumps({"run": run_id}) + "\n")
         return run_id
 
     def _create_experiment(self) -> str:

@@ -5,22 +5,18 @@ import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from cache_schema.errors import InputError
+from cache_schema.files import write_atomically
+from cache_schema.leakage import SiteLeakage
 from cache_schema.manifest import LeakageRecord, Manifest, digest
 from cache_schema.preprocessing import PreprocessingRecord
 
 PROVENANCE_NAME: Final = "provenance.json"
 PREPROCESSING_NAME: Final = "preprocessing.json"
-
-
-class SiteLeakage(LeakageRecord):
-    """What one hospital's cache says of its test patients, if each hospital of a run had its own."""
-
-    other_sites: Literal["unknown"] = "unknown"
 
 
 def write_provenance(run: Path, manifest: Manifest, *, device: str) -> None:
@@ -69,7 +65,7 @@ def read_provenance(run: Path) -> dict[str, Any]:
 def write_preprocessing(run: Path, record: PreprocessingRecord) -> None:
     """Save how the slices of a run were made, so that its model can be used without the cache."""
     text = json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
-    (run / PREPROCESSING_NAME).write_text(text, encoding="utf-8")
+    write_atomically(run / PREPROCESSING_NAME, text)
 
 
 def read_preprocessing(run: Path) -> PreprocessingRecord:
@@ -99,7 +95,7 @@ def _write(run: Path, **identity: Any) -> None:  # noqa: ANN401 - any JSON
         "python": platform.python_version(),
     }
     text = json.dumps(document, indent=1, sort_keys=True) + "\n"
-    (run / PROVENANCE_NAME).write_text(text, encoding="utf-8")
+    write_atomically(run / PROVENANCE_NAME, text)
 
 
 def require_same_cache(run: Path, cache: Path, manifest: Manifest) -> None:

@@ -1,6 +1,7 @@
 """Scores on disk: a CSV line for each case, and a JSON summary."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cache_schema.errors import InputError
+from cache_schema.files import write_atomically
 from cache_schema.manifest import Manifest, digest
 from cache_schema.vocabulary import REGIONS
 from training.metrics import METRICS
@@ -39,6 +41,7 @@ def write_evaluation(run: Path, evaluation: Evaluation, *, seed: int = 0) -> tup
         **describe_scoring(evaluation),
         "bootstrap": {"resamples": NUM_RESAMPLES, "seed": seed},
         "leakage": evaluation.leakage.model_dump(),
+        "synthetic": evaluation.is_synthetic,
         "summary": evaluation.summary(seed),
     }
     write_document(summary, document)
@@ -53,15 +56,24 @@ def score_cells(score: CaseScore) -> list[str]:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Save a CSV file."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    """Save a CSV file.
+
+    Raises:
+        InputError: If it cannot be written; an older one is still there.
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    write_atomically(path, text.getvalue())
 
 
 def write_document(path: Path, document: Mapping[str, Any]) -> None:
-    """Save a JSON file; NaN, which JSON lacks, becomes null."""
+    """Save a JSON file; NaN, which JSON lacks, becomes null.
+
+    Raises:
+        InputError: If it cannot be written; an older one is still there.
+    """
     text = json.dumps(_replace(document, math.nan, None), indent=1, sort_keys=True) + "\n"
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text)
 
 
 def _replace(node: Any, old: float | None, new: float | None) -> Any:  # noqa: ANN401 - any JSON
@@ -101,6 +113,7 @@ def load_evaluation(
         return None
     rules = {key: document[key] for key in ("convention", "manifest", "round")}
     extras = {key: document[key] for key in ("tta", "postprocess_et")}
+    extras["is_synthetic"] = bool(manifest.synthetic)
     return Evaluation(scores=scores, leakage=manifest.leakage, **rules, **extras)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cache_schema.leakage import describe_data
 from cache_schema.manifest import LeakageRecord
 from cache_schema.vocabulary import COHORTS, REGIONS, Cohort
 from training.metrics import DEFAULT_CONVENTION, METRICS, Scores
@@ -61,6 +62,8 @@ class Evaluation:
         manifest: Digest of the cache's manifest.
         tta: Whether probabilities were averaged over flips.
         postprocess_et: Fewer enhancing voxels than this in a case were made necrosis; 0 for none.
+        is_synthetic: Whether the cache holds cases that `prep phantom` made; False also if nobody knows.
+            No published score may stand beside such scores.
     """
 
     scores: tuple[CaseScore, ...]
@@ -70,11 +73,16 @@ class Evaluation:
     manifest: str
     tta: bool = False
     postprocess_et: int = 0
+    is_synthetic: bool = False
 
     @property
     def rules(self) -> tuple[str, bool, int]:
         """What must be the same for two networks' scores to be compared."""
         return self.convention, self.tta, self.postprocess_et
+
+    def describe_data(self, cohort: Cohort | None = None) -> str:
+        """Say in a line what to know of the test patients, beside every score."""
+        return describe_data(self.leakage, cohort, is_synthetic=self.is_synthetic)
 
     def means(self) -> dict[str, dict[str, float]]:
         """Average the Dice of each region over the cases of each cohort, and over `all` cases."""

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from cache_schema.errors import InputError
+from cache_schema.files import remove_partials
 from cache_schema.manifest import read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, record_preprocessing
+from cache_schema.targets import require_writable_folder
 from training.config import CONFIG_NAME, TrainConfig, option_of, read_config, write_config
-from training.data import TrainingSet
+from training.data.batches import TrainingSet
 from training.device import (
     choose_device,
     compile_where_it_pays,
@@ -19,6 +21,7 @@ from training.device import (
     keep_freed_memory,
 )
 from training.models.initial import initial_model
+from training.models.smallest_batch import smallest_batch
 from training.provenance import (
     read_provenance,
     require_same_cache,
@@ -26,7 +29,7 @@ from training.provenance import (
     write_provenance,
     write_remote_provenance,
 )
-from training.training_set import open_training_set
+from training.training_set import open_training_set, require_company
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,14 @@ class Session:
         devices: Where to train.
         dataset: Training examples of all clients.
         members: Clients that have any.
+        least_batch: Examples that the network needs at a time.
     """
 
     model: nn.Module
     devices: Sequence[torch.device]
     dataset: TrainingSet
     members: Sequence[int]
+    least_batch: int
 
     @property
     def device(self) -> torch.device:
@@ -77,22 +82,25 @@ def open_session(
     if resume:
         _require_same_settings(config, run)
         require_same_cache(run, cache, manifest)
+        remove_partials(run)
     else:
         require_no_run(run)
     keep_freed_memory(device)
     model = initial_model(config)
+    least_batch = smallest_batch(model, config)
     compile_where_it_pays(model, config.compile, device)
     dataset = open_training_set(config, cache, manifest)
     members = [k for k in range(manifest.options.clients) if dataset.count((k,))]
     if not members:
         raise InputError(f"{cache} has no training slices with --slices {config.slices}")
+    require_company(config, dataset, members, least_batch)
     if not resume:
         run.mkdir(parents=True, exist_ok=True)
         write_provenance(run, manifest, device=",".join(map(str, devices)))
     write_preprocessing(run, record_preprocessing(manifest))  # runs of earlier releases lack it
     if not resume:
         write_config(run, config)
-    return Session(model, devices, dataset, members)
+    return Session(model, devices, dataset, members, least_batch)
 
 
 def open_remote_run(
@@ -125,6 +133,7 @@ def open_remote_run(
             raise InputError(
                 f"{run} was begun by other clients or with other data: {saved}, not {given}"
             )
+        remove_partials(run)
         write_preprocessing(run, preprocessing)
         return
     require_no_run(run)
@@ -135,11 +144,12 @@ def open_remote_run(
 
 
 def require_no_run(run: Path) -> None:
-    """Make sure that nothing is overwritten.
+    """Make sure that a run's folder can be made, and that nothing is overwritten.
 
     Raises:
-        InputError: If the folder holds a run.
+        InputError: If the folder holds a run, or cannot be written.
     """
+    require_writable_folder(run, "--run")
     if (run / CONFIG_NAME).exists():
         raise InputError(
             f"{run} holds a run already; go on with it with --resume, give another folder with --run, "

@@ -9,11 +9,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from cache_schema.leakage import describe_data
 from cache_schema.manifest import LeakageRecord
 from cache_schema.vocabulary import COHORTS, REGIONS, Cohort
 from training.comparison import Comparison
 from training.fairness import TRAINED_ON, ClientEvaluation, spread_over_clients
-from training.provenance import SiteLeakage, least_known
+from training.provenance import least_known
 from training.published import PUBLISHED
 from training.scores import CaseScore, Evaluation
 
@@ -53,7 +54,7 @@ def score_table(evaluation: Evaluation, name: str = "the network", *, seed: int 
     """
     table = _table(
         title=f"Scores of {escape(name)} {_describe_state(evaluation)}",
-        caption=f"mean [95 % bootstrap interval over patients]; {describe_leakage(evaluation.leakage)}",
+        caption=f"mean [95 % bootstrap interval over patients]; {evaluation.describe_data()}",
     )
     table.add_column("test set")
     table.add_column("metric")
@@ -82,6 +83,8 @@ def _interval(sample: Mapping[str, Any], factor: float, num_cases: int) -> str:
 def paper_table(cohort: Cohort, runs: Sequence[ScoredRun]) -> Table:
     """Show some runs in the shape of the paper's table of a cohort, below its published rows.
 
+    On synthetic data they stand alone: nothing published is of the same kind.
+
     Args:
         cohort: With test cases in every run's evaluation.
         runs: At least one; all on one cache.
@@ -89,17 +92,23 @@ def paper_table(cohort: Cohort, runs: Sequence[ScoredRun]) -> Table:
     published = PUBLISHED[cohort]
     num_cases = len(runs[0].evaluation.groups()[cohort])
     rules = describe_each([(run.name, describe_rules(run.evaluation)) for run in runs])
+    is_synthetic = any(run.evaluation.is_synthetic for run in runs)
     leakage = least_known(run.evaluation.leakage for run in runs)
+    data = describe_data(leakage, cohort, is_synthetic=is_synthetic)
+    ours = f"{_count(num_cases, 'case')}, {escape(rules)}; {data}"
     table = _table(
-        title=f"{cohort}, as in the paper's Table {published.number}: Dice (%)",
-        caption="published: the paper's own figures, on its own test cases; ours: "
-        f"{_count(num_cases, 'case')}, {escape(rules)}; {describe_leakage(leakage, cohort)}",
+        title=f"{cohort}: Dice (%)"
+        if is_synthetic
+        else f"{cohort}, as in the paper's Table {published.number}: Dice (%)",
+        caption=ours
+        if is_synthetic
+        else f"published: the paper's own figures, on its own test cases; ours: {ours}",
     )
     table.add_column("method")
     table.add_column("scores")
     for heading in (*REGIONS, "Average", "Params (M)", "FLOPs (G)"):
         table.add_column(heading, justify="right")
-    for row in published.rows:
+    for row in () if is_synthetic else published.rows:
         cells = [f"{value:.2f}" for value in (*row.dice_percent, row.parameters_m, row.gflops)]
         table.add_row(row.method, "published", *cells, style="dim")
     table.add_section()
@@ -114,17 +123,25 @@ def paper_table(cohort: Cohort, runs: Sequence[ScoredRun]) -> Table:
 
 
 def paper_tables(runs: Sequence[ScoredRun]) -> list[Table]:
-    """Show some runs in the shape of the paper's tables of all cohorts that have test cases."""
+    """Show some runs in the shape of the paper's tables of all cohorts; see `paper_table`."""
     groups = runs[0].evaluation.groups()
     return [paper_table(cohort, runs) for cohort in COHORTS if cohort in groups]
 
 
-def comparison_table(comparisons: Sequence[Comparison], leakage: LeakageRecord) -> Table:
-    """Show paired tests of runs."""
+def comparison_table(
+    comparisons: Sequence[Comparison], leakage: LeakageRecord, *, is_synthetic: bool = False
+) -> Table:
+    """Show paired tests of runs.
+
+    Args:
+        comparisons: Of all pairs.
+        leakage: What is known of it for all of them.
+        is_synthetic: Whether their cache holds synthetic cases.
+    """
     table = _table(
         title="Paired Wilcoxon signed-rank tests, two-sided",
         caption="mean Dice of each patient's cases over ET, TC and WT; p is not corrected for the number "
-        f"of tests; {describe_leakage(leakage)}",
+        f"of tests; {describe_data(leakage, is_synthetic=is_synthetic)}",
     )
     for heading in ("second - first", "test set"):
         table.add_column(heading)
@@ -150,7 +167,7 @@ def fairness_table(result: ClientEvaluation, name: str = "the network") -> Table
     evaluation = result.evaluation
     table = _table(
         title=f"Clients' own TRAINING cases: Dice (%) of {escape(name)} {_describe_state(evaluation)}",
-        caption=f"{TRAINED_ON}; {describe_leakage(evaluation.leakage)}",
+        caption=f"{TRAINED_ON}; {evaluation.describe_data()}",
     )
     table.add_column("client")
     for heading in ("cases", *REGIONS, "average"):
@@ -241,23 +258,3 @@ def describe_gain(evaluation: Evaluation, untrained: Mapping[str, Mapping[str, f
     after = evaluation.means()["all"]
     gains = (f"{r} {untrained['all'][r]:.3f} to {after[r]:.3f}" for r in REGIONS)
     return f"Dice untrained to trained: {', '.join(gains)}"
-
-
-def describe_leakage(leakage: LeakageRecord, cohort: Cohort | None = None) -> str:
-    """Say in a line how many test patients were also trained on.
-
-    Args:
-        leakage: Of the cache.
-        cohort: Tell also how many of this cohort's test patients.
-    """
-    is_of_one_site = isinstance(leakage, SiteLeakage)
-    line = (
-        f"protocol {leakage.protocol}: {leakage.also_in_training} of {leakage.test_patients} test "
-        f"patients were also trained on{' by this hospital' if is_of_one_site else ''}"
-    )
-    if cohort is not None and cohort in leakage.cohorts:
-        own = leakage.cohorts[cohort]
-        line += f", {own.also_in_training} of {own.test_patients} of {cohort}"
-    if is_of_one_site:
-        line += "; whether other hospitals trained on them is not known"
-    return line

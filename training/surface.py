@@ -4,11 +4,10 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from scipy import ndimage
 
+from cache_schema.geometry import Spacing
+
 PERCENTILE = 95
 """A few stray voxels do not decide, as they would in the maximum, the Hausdorff distance itself."""
-
-Spacing = tuple[float, float, float]
-"""Millimetres between neighbouring voxels along each axis of a mask."""
 
 
 def hd95_mm(

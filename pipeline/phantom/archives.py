@@ -2,6 +2,7 @@
 
 For the demo, the tests and the benchmarks. As in the real archives, whoever is in 2018 is also in
 2019 and 2020, under other names and with the same voxels, and `name_mapping.csv` tells who is who.
+Unlike them, each archive says that it is synthetic, and so does each of its volumes.
 """
 
 import csv
@@ -14,7 +15,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from cache_schema.errors import InputError
-from cache_schema.vocabulary import COHORTS, Cohort
+from cache_schema.targets import require_writable_folder
+from cache_schema.vocabulary import COHORTS, SYNTHETIC_DESCRIPTION, SYNTHETIC_MARK, Cohort
 from pipeline.phantom.brain import Shape
 from pipeline.phantom.patients import (
     MAPPING_COLUMNS,
@@ -29,6 +31,11 @@ from pipeline.phantom.scanner import Scanner, draw_scanners, scan
 from pipeline.phantom.tumour import draw_anatomy
 from pipeline.quality import BRATS_SHAPE
 from pipeline.volume import encode_nifti
+
+MARK_TEXT: Final = """\
+Synthetic data: `prep phantom` made everything in this folder from a seed; it shows no patient.
+What is measured on it says nothing of real scans. Leave this file here, so that caches know.
+"""
 
 MIN_SIDE: Final = 16
 """Voxels. In a smaller volume a tumour would not have three parts."""
@@ -92,6 +99,7 @@ def write_phantom(
         for index in range(num_patients)
     ]
     names = name_cases(np.random.default_rng([seed, _NAMES]), patients)
+    _write_marks(out)
     _write_mappings(out, patients, names)
     scanners = _site_scanners(seed)
     for patient in patients:
@@ -117,6 +125,7 @@ def _check_request(out: Path, num_patients: int, seed: int, shape: Shape) -> Non
         raise InputError(f"OUT {out} is a file: name a folder that is new or empty")
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"OUT {out} is not empty: name a folder that is new or empty")
+    require_writable_folder(out, "OUT")
 
 
 def _site_scanners(seed: int) -> dict[str, Scanner]:
@@ -124,14 +133,21 @@ def _site_scanners(seed: int) -> dict[str, Scanner]:
     return dict(zip(SITES, scanners, strict=True))
 
 
+def _write_marks(out: Path) -> None:
+    """Make the folder of each archive, and say in it what the archive is."""
+    for folder in FOLDERS.values():
+        (out / folder).mkdir(parents=True)
+        (out / folder / SYNTHETIC_MARK).write_text(MARK_TEXT, encoding="utf-8", newline="\n")
+
+
 def _write_mappings(out: Path, patients: Sequence[Patient], names: CaseNames) -> None:
     """Write the two `name_mapping.csv`, each of the patients of its cohort, by grade and id."""
     for cohort, columns in _MAPPINGS.items():
         members = [map_names(p, names) for p in patients if p.index in names[cohort]]
         members.sort(key=lambda ids: (ids["Grade"], ids["BraTS_2019_subject_ID"]))
-        archive = out / FOLDERS[cohort]
-        archive.mkdir(parents=True)
-        with (archive / "name_mapping.csv").open("w", encoding="utf-8", newline="") as file:
+        with (out / FOLDERS[cohort] / "name_mapping.csv").open(
+            "w", encoding="utf-8", newline=""
+        ) as file:
             rows = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
             rows.writeheader()
             rows.writerows(members)
@@ -143,8 +159,10 @@ def _encode_case(seed: int, patient: Patient, shape: Shape, scanner: Scanner) ->
     anatomy = draw_anatomy(rng, shape, has_enhancing=patient.has_enhancing)
     images = scan(np.random.default_rng([seed, _SCAN, patient.index]), anatomy, scanner)
     affine = brats_affine(shape)
-    files = {str(modality): encode_nifti(image, affine) for modality, image in images.items()}
-    return files | {"seg": encode_nifti(anatomy.place(anatomy.labels), affine)}
+    volumes = (*images.items(), ("seg", anatomy.place(anatomy.labels)))
+    return {
+        name: encode_nifti(volume, affine, title=SYNTHETIC_DESCRIPTION) for name, volume in volumes
+    }
 
 
 def brats_affine(shape: Shape) -> Float64[np.ndarray, "4 4"]:

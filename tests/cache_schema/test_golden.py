@@ -1,17 +1,22 @@
-"""The contract with caches that exist already: this release reads what version 1 wrote."""
+"""The contract with caches that exist already: this release reads what versions 1 and 2 wrote."""
 
+import hashlib
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cache_schema.manifest import read_manifest
+from cache_schema.errors import InputError
+from cache_schema.manifest import digest, read_manifest, to_json, write_manifest
 from cache_schema.shard import ShardReader
 from cache_schema.verify import verify_cache
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "v1"
+LATEST = HERE / "golden" / "v2"
+"""Its manifest alone; the shards are those of version 1."""
 SHARD = "clients/client-00/shard-000.h5"
 
 
@@ -25,6 +30,33 @@ def rewritten(tmp_path_factory) -> Path:
 
 def test_the_golden_cache_is_sound():
     assert verify_cache(GOLDEN, deep=True) == []
+
+
+def test_the_golden_cache_of_version_2_is_sound(tmp_path):
+    cache = Path(shutil.copytree(GOLDEN, tmp_path / "cache"))
+    shutil.copy(LATEST / "manifest.json", cache)
+    assert verify_cache(cache, deep=True) == []
+
+
+def test_version_1_does_not_say_whether_cases_are_synthetic_and_keeps_its_identity(tmp_path):
+    manifest = read_manifest(GOLDEN)
+    assert {manifest.synthetic, *(case.synthetic for case in manifest.cases)} == {None}
+    content = (GOLDEN / "manifest.json").read_bytes()
+    assert to_json(manifest).encode() == content
+    assert digest(manifest) == hashlib.sha256(content).hexdigest()
+    with pytest.raises(InputError, match="schema_version: 1 is not written any more"):
+        write_manifest(tmp_path, manifest)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version_2_says_which_case_is_synthetic_and_that_the_cache_is():
+    manifest, older = read_manifest(LATEST), read_manifest(GOLDEN)
+    assert (manifest.schema_version, manifest.synthetic) == (2, True)
+    assert [case.synthetic for case in manifest.cases] == [False, False, True, False]
+    unsaid = tuple(case.model_copy(update={"synthetic": None}) for case in manifest.cases)
+    changed = {"schema_version": 1, "synthetic": None, "cases": unsaid}
+    assert manifest.model_copy(update=changed) == older
+    assert to_json(manifest).encode() == (LATEST / "manifest.json").read_bytes()
 
 
 def test_the_golden_manifest_says_what_it_said():
@@ -77,7 +109,7 @@ def test_an_absent_modality_is_zeros_with_mean_0_and_standard_deviation_1():
 
 
 def test_todays_writer_still_writes_the_same_values(rewritten):
-    ours, theirs = read_manifest(rewritten), read_manifest(GOLDEN)
+    ours, theirs = read_manifest(rewritten), read_manifest(LATEST)
     assert ours.model_copy(update={"shards": ()}) == theirs.model_copy(update={"shards": ()})
     for shard in theirs.shards:
         with ShardReader(rewritten / shard.path) as new, ShardReader(GOLDEN / shard.path) as old:

@@ -128,12 +128,39 @@ def test_a_number_written_as_text_is_refused(document, read):
         read(document)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_schema_version_is_refused_by_name(document, read, version):
     document["schema_version"] = version
     document["of a later release"] = True  # must not be reported instead of the version
-    with pytest.raises(InputError, match=f"schema version {version}, this release reads version 1"):
+    with pytest.raises(
+        InputError, match=f"schema version {version}, this release reads version 1 and 2"
+    ):
         read(document)
+
+
+@pytest.mark.parametrize(
+    ("cases", "cache", "problem"),
+    [
+        ([False, False], True, "synthetic: True recorded, 0 cases are"),
+        ([False, True], False, "synthetic: False recorded, 1 cases are"),
+        ([False, True], None, "synthetic: neither true nor false"),
+        ([None, True], True, "does not say whether it is synthetic"),
+    ],
+)
+def test_a_cache_is_synthetic_if_one_of_its_cases_is(cases, cache, problem, document, read):
+    for place, case in enumerate(document["cases"]):
+        case["synthetic"] = cases[place > 0] if place < 2 else False
+    document["synthetic"] = any(cases)
+    if None not in cases:
+        assert read(document).synthetic is any(cases)
+    document["synthetic"] = cache
+    with pytest.raises(InputError, match=f"1 problem: .*{problem}"):
+        read(document)
+
+
+def test_version_1_cannot_say_what_is_synthetic(document, read):
+    with pytest.raises(InputError, match="synthetic: version 1 has no such field"):
+        read({**document, "schema_version": 1})
 
 
 def test_a_manifest_without_version_is_refused(read):

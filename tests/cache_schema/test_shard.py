@@ -1,5 +1,6 @@
 """Shards: written whole or not at all, and readable with plain h5py."""
 
+import fcntl
 import hashlib
 import multiprocessing
 import os
@@ -82,6 +83,21 @@ def test_what_is_written_is_read(path):
         )
         assert reader.column("z").tolist() == [20, 22, 24, 20, 22]
         assert reader.column("case_index").tolist() == [0, 0, 0, 1, 1]
+
+
+def test_a_shard_is_read_without_a_lock(path):
+    # A file that somebody else has locked answers as one on a file system without locks: not at all.
+    with path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with ShardReader(path) as reader:
+            assert reader.column("z").tolist() == [20, 22, 24, 20, 22]
+
+
+def test_a_shard_is_written_without_a_lock(tmp_path):
+    with (tmp_path / f"shard-000.h5.{os.getpid()}.partial").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with ShardReader(write(tmp_path / "shard-000.h5")) as reader:
+            assert len(reader) == 5
 
 
 def test_rows_come_in_the_order_asked_for_and_as_often(path):

@@ -1,4 +1,4 @@
-"""Writes the golden cache of format version 1: `python tests/cache_schema/write_golden.py FOLDER`.
+"""Writes the golden cache of manifest version 2: `python tests/cache_schema/write_golden.py FOLDER`.
 
 Run once for a format version and committed; later releases must read those very files. Every voxel
 follows from a formula, so that a reader's result can be checked without the writer.
@@ -29,6 +29,7 @@ from cache_schema.shard import CaseSlices, ShardWriter, Slice, digest
 from cache_schema.vocabulary import MODALITIES
 
 PLANE: Final = (16, 18)
+SYNTHETIC: Final = "BraTS20_Training_003"
 FINGERPRINT: Final = "f" * 64
 SHARDS: Final = {
     "clients/client-00/shard-000.h5": ("BraTS19_CBICA_AAB_1", "Brats18_CBICA_AAB_1"),
@@ -166,6 +167,7 @@ def _record(case: CaseSlices, path: str, client: int | None) -> CaseRecord:
         present=case.present,
         findings=tuple(case.findings.splitlines()),
         attributes={"Age": "60.46", "Survival": "289"} if case.cohort == "brats2018" else {},
+        synthetic=case.case_id == SYNTHETIC,
     )
 
 
@@ -178,7 +180,7 @@ def _voxels(*cases: CaseSlices) -> LabelVoxels:
 def _manifest(cases: tuple[CaseRecord, ...], shards: tuple[ShardRecord, ...]) -> Manifest:
     doubled = ("BraTS19_CBICA_AAB_1", "Brats18_CBICA_AAB_1")
     return Manifest(
-        schema_version=1,
+        schema_version=2,
         label_convention="brats2018-2020",
         modalities=MODALITIES,
         fingerprint=FINGERPRINT,
@@ -244,6 +246,7 @@ def _manifest(cases: tuple[CaseRecord, ...], shards: tuple[ShardRecord, ...]) ->
             ),
         ),
         superseded=(),
+        synthetic=True,
     )
 
 

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from cache_schema.manifest import CaseRecord, LabelVoxels, count_leakage, read_manifest
-from pipeline.case import voxel_digest
 from pipeline.cohorts import Case, discover
 from pipeline.identity import identify
 from pipeline.partition import partition_patients
@@ -101,7 +100,7 @@ def cases(cohorts) -> tuple[Case, ...]:
     start = time.perf_counter()
     inventory = discover([cohorts.root])
     found = time.perf_counter()
-    described = identify(inventory, voxel_digest=voxel_digest)
+    described = identify(inventory)
     end = time.perf_counter()
     tell(f"989 cases: discover {found - start:.2f} s, identify {end - found:.2f} s")
     return described
@@ -143,7 +142,7 @@ def test_everybody_of_a_year_is_in_the_years_after(cases):
 def test_voxels_tell_the_same_people_where_the_mappings_are_lost(cohorts):
     inventory = replace(discover([cohorts.root]), name_mappings=())
     start = time.perf_counter()
-    described = identify(inventory, voxel_digest=voxel_digest)
+    described = identify(inventory)
     tell(f"without mappings: identify by voxels {time.perf_counter() - start:.2f} s")
     assert groups(described) == people(cohorts)
 

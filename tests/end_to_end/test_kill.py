@@ -354,7 +354,7 @@ def cases_by_shard(cache: Path) -> dict[str, list[str]]:
 
 def test_another_alpha_redoes_only_shards_whose_cases_changed(archives, cache_copy, tmp_path):
     before, old = cases_by_shard(cache_copy), shards(cache_copy)
-    result = finish(partition(archives, cache_copy, "--alpha", 2.0))
+    result = finish(partition(archives, cache_copy, "--alpha", 2.0, "--replace"))
     assert (result.returncode, result.stderr) == (0, "")
     after = cases_by_shard(cache_copy)
     same = {name for name in after if after[name] == before.get(name)}

@@ -35,6 +35,24 @@ def test_the_order_in_which_shards_finish_does_not_matter(small_plan, outcomes, 
         assert to_json(assemble_manifest(small_plan, order)) == to_json(manifest)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_cache_with_one_synthetic_case_is_synthetic(number, small_plan, outcomes):
+    marked = [
+        replace(case, is_synthetic=place < number) for place, case in enumerate(small_plan.cases)
+    ]
+    manifest = assemble_manifest(replace(small_plan, cases=tuple(marked)), outcomes)
+    assert manifest.synthetic is (number == 1)
+    said = [case.case_id for case in manifest.cases if case.synthetic]
+    assert said == [case.case_id for case in marked[:number]]
+    assert list(contradictions(manifest)) == []
+
+
+def test_records_of_a_cache_of_version_1_are_told_anew(small_plan, outcomes, manifest):
+    """Workers say nothing of it, whether they keep a shard or write it."""
+    assert {case.synthetic for outcome in outcomes for case in outcome.cases} == {None}
+    assert None not in {case.synthetic for case in manifest.cases}
+
+
 def test_the_manifest_does_not_contradict_itself(manifest):
     assert list(contradictions(manifest)) == []
 

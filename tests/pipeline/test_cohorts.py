@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cache_schema.errors import InputError
-from pipeline.cohorts import canonical_case_id, discover, read_table
+from pipeline.cohorts import canonical_case_id, discover
 
 SUFFIXES = ("t1", "t1ce", "t2", "flair", "seg")
 
@@ -99,15 +99,15 @@ def test_a_mirrors_folder_named_like_a_file_gives_the_file_inside(tmp_path):
     assert case.findings == ()
 
 
-def test_a_mirrors_folder_with_two_files_is_a_finding_and_not_a_guess(tmp_path):
+def test_a_mirrors_folder_with_two_files_is_unreadable_and_not_a_guess(tmp_path):
     folder = write_case(tmp_path / "Brats18_TCIA01_131_1", suffixes=("t1",))
     mirror = folder / "Brats18_TCIA01_131_1_flair.nii"
     mirror.mkdir()
     (mirror / "a.nii").write_text("a")
     (mirror / "b.nii").write_text("b")
     (case,) = discover([tmp_path]).cases
-    assert "flair" in case.absent
-    assert case.findings == (f"{mirror.name} ignored: not a file of this case",)
+    assert case.unreadable == {"flair": f"{mirror.name} is a folder of 2 files instead of one"}
+    assert case.absent == ("t1ce", "t2")
 
 
 def test_the_misnamed_segmentation_of_case_355_is_repaired(tmp_path):
@@ -183,20 +183,6 @@ def test_a_tree_without_cases_is_refused(tmp_path):
 def test_a_root_that_is_no_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="data is not a folder"):
         discover([tmp_path / "data"])
-
-
-def test_a_table_may_begin_with_a_byte_order_mark(tmp_path):
-    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfGrade, Site\r\nHGG, CBICA \r\nLGG\r\n")
-    assert read_table(tmp_path / "t.csv") == [
-        {"Grade": "HGG", "Site": "CBICA"},
-        {"Grade": "LGG", "Site": ""},
-    ]
-
-
-def test_a_table_in_another_encoding_is_refused_by_name(tmp_path):
-    (tmp_path / "t.csv").write_bytes(b"Grade\nZ\xfcrich\n")
-    with pytest.raises(InputError, match=r"t\.csv is not UTF-8 text"):
-        read_table(tmp_path / "t.csv")
 
 
 def test_survival_tables_become_attributes_of_their_cases(tmp_path):

@@ -1,7 +1,10 @@
 """Cases to patients: whoever is in three archives under three names is one person."""
 
 import csv
-from collections import Counter
+import shutil
+import subprocess
+import sys
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pipeline.case import voxel_digest
+from pipeline import voxel_identity
 from pipeline.cohorts import Case, Inventory, discover
 from pipeline.identity import identify
 
@@ -122,6 +125,12 @@ def test_a_mapping_with_a_byte_order_mark_and_other_columns_is_read(describe):
     assert (case.patient_id, case.grade) == ("A_1_1", "unknown")
 
 
+def test_a_mapping_of_semicolons_and_ids_in_lower_case_joins_as_any_other(describe):
+    mapping = "brats2020;brats2019;grade\nbrats20_training_004;brats19_tcia10_1_1;lgg\n"
+    case = describe("BraTS20_Training_004", mappings=[mapping])["BraTS20_Training_004"]
+    assert (case.patient_id, case.grade, case.site) == ("TCIA10_1_1", "LGG", "TCIA10")
+
+
 def test_the_phantoms_people_are_found_again(small_tree):
     cases = identify(discover([small_tree]))
     with (small_tree / "MICCAI_BraTS2020_TrainingData" / "name_mapping.csv").open() as file:
@@ -150,7 +159,7 @@ def test_equal_voxels_under_unrelated_names_are_one_patient(tmp_path):
     write_t1(tmp_path, "Brats18_CBICA_AAB_1", 7, "of 2018")
     write_t1(tmp_path, "BraTS20_Training_001", 7, "of 2020")
     write_t1(tmp_path, "BraTS20_Training_002", 8, "of 2020")
-    found = identify(discover([tmp_path]), voxel_digest=voxel_digest)
+    found = identify(discover([tmp_path]))
     patients = {case.case_id: case.patient_id for case in found}
     assert patients == {
         "Brats18_CBICA_AAB_1": "CBICA_AAB_1",
@@ -160,27 +169,115 @@ def test_equal_voxels_under_unrelated_names_are_one_patient(tmp_path):
     assert {c.site for c in found if c.patient_id == "CBICA_AAB_1"} == {"CBICA"}
 
 
-def test_voxels_are_read_only_of_patients_who_may_be_one_and_the_same(small_tree):
-    asked = []
+def test_whole_scans_are_read_only_where_that_tells_something_new(small_tree, monkeypatch):
+    read = []
+    digests = voxel_identity._digests
 
-    def note(case, modality):
-        asked.append(case.case_id)
-        return f"{case.case_id} {modality}"
+    def note(scan):
+        read.append((scan.case.case_id, scan.modality))
+        return digests(scan)
 
+    monkeypatch.setattr(voxel_identity, "_digests", note)
     inventory = discover([small_tree])
-    identify(inventory, voxel_digest=note)
-    assert asked == []  # the mapping of 2020 leaves nobody in doubt
-    identify(replace(inventory, name_mappings=()), voxel_digest=note)
-    # 2018 and 2019 are joined by their ids, so one case of each person there, and all of 2020
-    assert len(asked) == 5 + 6
-    assert sum(name.startswith("BraTS20") for name in asked) == 6
+    identify(inventory)
+    assert read == []  # the mapping of 2020 says already who is equal to whom
+    identify(replace(inventory, name_mappings=()))
+    # One scan of every case of the five people in all years; nobody of 2020 alone
+    assert Counter(modality for _, modality in read) == {"t1": 15}
 
 
 def test_a_lost_mapping_changes_no_patient_but_the_names_of_those_in_2020_alone(small_tree):
     inventory = discover([small_tree])
-    mapped = identify(inventory, voxel_digest=voxel_digest)
-    lost = identify(replace(inventory, name_mappings=()), voxel_digest=voxel_digest)
+    mapped = identify(inventory)
+    lost = identify(replace(inventory, name_mappings=()))
     assert [case.patient_id for case in lost] == [case.patient_id for case in mapped]
+
+
+def test_a_mapping_that_contradicts_the_voxels_is_overruled_and_that_is_a_finding(tmp_path):
+    write_t1(tmp_path, "Brats18_CBICA_AAB_1", 7, "of 2018")
+    write_t1(tmp_path, "BraTS20_Training_001", 7, "of 2020")
+    write_t1(tmp_path, "BraTS20_Training_005", 8, "of 2020")
+    (tmp_path / "name_mapping.csv").write_text(MAPPING_2020)
+    found = {case.case_id: case for case in identify(discover([tmp_path]))}
+    assert {case.patient_id for case in found.values()} == {"CBICA_AAB_1"}
+    said = "t1 has the same voxels as t1 of {}, which a name mapping takes for another patient"
+    assert found["Brats18_CBICA_AAB_1"].findings == (
+        f"{said.format('BraTS20_Training_001')}: taken for one",
+    )
+    assert found["BraTS20_Training_001"].findings == (
+        f"{said.format('Brats18_CBICA_AAB_1')}: taken for one",
+    )
+    assert found["BraTS20_Training_005"].findings == ()
+
+
+def test_a_mapping_that_knows_one_of_two_equal_cases_only_is_not_contradicted(tmp_path):
+    write_t1(tmp_path, "Brats18_CBICA_AAB_1", 7, "of 2018")
+    write_t1(tmp_path, "BraTS20_Training_001", 7, "of 2020")
+    (tmp_path / "name_mapping.csv").write_text(
+        "Grade,BraTS_2018_subject_ID,BraTS_2019_subject_ID\nHGG,Brats18_CBICA_AAB_1,NA\n"
+    )
+    found = identify(discover([tmp_path]))
+    assert {case.patient_id for case in found} == {"CBICA_AAB_1"}
+    assert [case.findings for case in found] == [(), ()]
+
+
+def test_a_mapping_that_has_another_name_for_one_of_two_equal_cases_is_contradicted(tmp_path):
+    write_t1(tmp_path, "Brats18_CBICA_AAB_1", 7, "of 2018")
+    write_t1(tmp_path, "BraTS20_Training_077", 7, "no row of the mapping has it")
+    (tmp_path / "name_mapping.csv").write_text(MAPPING_2020)  # AAB_1 is BraTS20_Training_005
+    found = identify(discover([tmp_path]))
+    assert {case.patient_id for case in found} == {"CBICA_AAB_1"}
+    assert all("which a name mapping takes for another" in case.findings[0] for case in found)
+
+
+def test_equal_scans_within_a_cohort_are_one_patient_and_a_finding_of_each(tmp_path):
+    for name, value in {"CBICA_AAB_1": 7, "TCIA01_131_1": 7, "TMC_06290_1": 8}.items():
+        write_t1(tmp_path, f"BraTS19_{name}", value, name)
+    first, second, third = identify(discover([tmp_path]))
+    assert (first.patient_id, second.patient_id) == ("CBICA_AAB_1", "CBICA_AAB_1")
+    assert first.findings == (
+        "t1 has the same voxels as t1 of BraTS19_TCIA01_131_1: taken for one patient",
+    )
+    assert second.findings == (
+        "t1 has the same voxels as t1 of BraTS19_CBICA_AAB_1: taken for one patient",
+    )
+    assert (third.patient_id, third.findings) == ("TMC_06290_1", ())
+
+
+def test_a_modality_that_is_another_one_of_the_same_case_is_a_finding(tmp_path):
+    write_t1(tmp_path, "BraTS20_Training_001", 7, "")
+    folder = tmp_path / "BraTS20_Training_001"
+    shutil.copy(folder / f"{folder.name}_t1.nii.gz", folder / f"{folder.name}_t2.nii.gz")
+    (case,) = identify(discover([tmp_path]))
+    assert case.findings == (
+        "t1 has the same voxels as its t2",
+        "t2 has the same voxels as its t1",
+    )
+
+
+def test_a_scan_of_one_person_under_another_modality_of_another_name_is_recognised(tmp_path):
+    write_t1(tmp_path, "Brats18_CBICA_AAB_1", 7, "")
+    write_t1(tmp_path, "BraTS20_Training_001", 7, "")
+    path = tmp_path / "BraTS20_Training_001" / "BraTS20_Training_001_t1.nii.gz"
+    path.rename(path.with_name("BraTS20_Training_001_flair.nii.gz"))
+    assert {case.patient_id for case in identify(discover([tmp_path]))} == {"CBICA_AAB_1"}
+
+
+def test_the_three_years_of_the_sixteen_real_patients_are_sixteen_people(brats, tmp_path):
+    subprocess.run(
+        [sys.executable, brats / "alias_years.py", tmp_path, "--type", "float32"], check=True
+    )
+    mapped = identify(discover([tmp_path]))
+    for path in tmp_path.rglob("*mapping*.csv"):
+        path.unlink()
+    unmapped = identify(discover([tmp_path]))
+    for cases in (mapped, unmapped):
+        years: defaultdict[str, set[str]] = defaultdict(set)
+        for case in cases:
+            years[case.patient_id].add(case.cohort)
+        assert len(cases) == 48
+        assert sorted(map(len, years.values())) == [3] * 16
+        assert all(case.findings == () for case in cases)
 
 
 def test_the_true_mapping_of_2019_names_335_people(real_data):

@@ -109,7 +109,7 @@ def test_a_leak_is_stated_and_marked(manifest, page_of):
     )
     page = page_of(manifest.model_copy(update={"options": options, "leakage": leakage}))
     text = " ".join(page.words)
-    assert "protocol paper: 28 of 29 test patients are also trained on" in text
+    assert "protocol paper: 28 of 29 test patients were also trained on" in text
 
 
 def test_what_was_mended_moved_or_left_out_is_listed_and_escaped(manifest, page_of):

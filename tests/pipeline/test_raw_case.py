@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from cache_schema.errors import InputError
+from cache_schema.geometry import restore_volume
 from cache_schema.manifest import read_manifest
 from cache_schema.preprocessing import record_preprocessing
 from pipeline.case import Preprocessing, fingerprint, prepare_case
 from pipeline.cohorts import Case
 from pipeline.quality import BRATS_AFFINE, CaseError
-from pipeline.raw_case import RawCase, read_raw_case, recall_preprocessing, restore_volume
+from pipeline.raw_case import RawCase, read_raw_case, recall_preprocessing
 
 SHAPE = (18, 14, 16)
 SETTINGS = Preprocessing("zscore", bias_correct=False, geometry="any", plane=(22, 20))

@@ -1,9 +1,11 @@
 """The Dask graph: the same bytes with any number of workers, after any interruption."""
 
+import errno
 import fcntl
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -95,8 +97,8 @@ def scheduler():
 def run(scheduler):
     """Carries out a plan on the running cluster."""
 
-    def carried_out(plan: Plan, cache: Path):
-        return run_plan(plan, cache, Listener(), scheduler=scheduler)
+    def carried_out(plan: Plan, cache: Path, **options: object):
+        return run_plan(plan, cache, Listener(), scheduler=scheduler, **options)
 
     return carried_out
 
@@ -122,6 +124,13 @@ def test_the_environment_of_workers_is_not_left_behind(monkeypatch):
     with connect(1, None) as client:
         assert list(client.run(os.getenv, "OMP_NUM_THREADS").values()) == ["1"]
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_there_are_as_many_workers_as_usable_cores(small_plan, monkeypatch):
+    monkeypatch.setattr("pipeline.cluster.usable_cores", lambda: 3)
+    listener = Listener()
+    inspect_cases(small_plan.cases[:1], "any", listener)
+    assert listener.num_workers == 3
 
 
 def test_a_cluster_that_runs_already_writes_the_same(run, small_plan, small_cache, tmp_path):
@@ -199,7 +208,7 @@ def test_stale_shards_of_an_earlier_partition_are_removed_and_named(
 ):
     before = {shard.path for shard in small_plan.shards}
     options = small_options.model_copy(update={"clients": 1, "shard_cases": 16})
-    result = run(make_plan([small_tree], options), cache_copy)
+    result = run(make_plan([small_tree], options), cache_copy, replace=True)
     kept = {
         "clients/client-00/shard-000.h5",
         *(path for path in before if path.startswith("test/")),
@@ -209,6 +218,133 @@ def test_stale_shards_of_an_earlier_partition_are_removed_and_named(
     assert verify_cache(cache_copy, deep=True) == []
     # The test set is the same: only the training shard is new.
     assert result.num_reused == 3
+
+
+def without(plan: Plan, case_id: str) -> Plan:
+    """The plan of the same options over archives that lack a case."""
+    shards = tuple(
+        replace(shard, cases=tuple(case for case in shard.cases if case.case_id != case_id))
+        for shard in plan.shards
+    )
+    return replace(plan, cases=tuple(c for c in plan.cases if c.case_id != case_id), shards=shards)
+
+
+def with_options(plan: Plan, **changed: object) -> Plan:
+    return replace(plan, options=plan.options.model_copy(update=changed))
+
+
+OTHER_REQUESTS = [
+    (lambda plan: with_options(plan, alpha=2.0), r"\(--alpha 2\.0 instead of 1\.0\)"),
+    (
+        lambda plan: with_options(plan, seed=7, bias_correct=True),
+        r"\(--seed 7 instead of 0; --bias-correct True instead of False\)",
+    ),
+    (lambda plan: without(plan, plan.cases[3].case_id), r"\(1 case gone: BraTS19_TCIA02_102_1\)"),
+]
+
+
+@pytest.mark.parametrize(("change", "differences"), OTHER_REQUESTS)
+def test_a_finished_cache_is_not_replaced_unasked(small_plan, cache_copy, change, differences):
+    before = all_bytes(cache_copy)
+    with pytest.raises(InputError, match=rf"{differences}; .*--replace"):
+        run_plan(change(small_plan), cache_copy, Listener(), scheduler="tcp://nobody")
+    assert all_bytes(cache_copy) == before
+
+
+@pytest.mark.parametrize(("change", "differences"), OTHER_REQUESTS)
+def test_an_interrupted_cache_is_not_replaced_unasked(
+    run, small_plan, tmp_path, change, differences
+):
+    run(small_plan, tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    before = all_bytes(tmp_path)
+    with pytest.raises(InputError, match=differences):
+        run_plan(change(small_plan), tmp_path, Listener(), scheduler="tcp://nobody")
+    assert all_bytes(tmp_path) == before
+    assert run(small_plan, tmp_path).num_reused == len(small_plan.shards)
+
+
+def test_after_a_replacement_its_command_goes_on_and_the_one_of_before_is_refused(
+    run, small_plan, cache_copy
+):
+    other = without(small_plan, small_plan.cases[3].case_id)
+    run(other, cache_copy, replace=True)
+    (cache_copy / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"\(1 case new: BraTS19_TCIA02_102_1\)"):
+        run(small_plan, cache_copy)
+    assert run(other, cache_copy).num_reused == len(other.shards)
+
+
+def test_a_log_of_an_earlier_release_is_held_to_its_options_alone(small_plan, cache_copy):
+    (cache_copy / "manifest.json").unlink()
+    old = small_plan.options.model_dump()
+    del old["duplicates"]  # an option that came later
+    with open_journal(cache_copy) as journal:
+        journal.record("started", shards=8, options=old)
+        assert journal.last_request().cases is None
+    with pytest.raises(InputError, match=r"\(--clients 3 instead of 2\)"):
+        run_plan(
+            with_options(without(small_plan, small_plan.cases[0].case_id), clients=3),
+            cache_copy,
+            Listener(),
+            scheduler="tcp://nobody",
+        )
+
+
+@pytest.mark.parametrize("damage", ["{", '{"schema_version": 7}'])
+def test_a_manifest_that_cannot_be_read_is_not_replaced_unasked(
+    run, small_plan, cache_copy, damage
+):
+    (cache_copy / "manifest.json").write_text(damage)
+    with pytest.raises(InputError, match=r"manifest\.json .*--replace"):
+        run(small_plan, cache_copy)
+    assert (cache_copy / "manifest.json").read_text() == damage
+    run(small_plan, cache_copy, replace=True)
+    assert verify_cache(cache_copy, deep=True) == []
+
+
+def test_a_case_that_was_quarantined_and_mended_needs_no_replacement(run, small_plan, tmp_path):
+    case = small_plan.shards[0].cases[1]
+    (tmp_path / "flair.nii.gz").write_bytes(b"")
+    cache = tmp_path / "cache"
+    damaged = with_case(small_plan, with_file(case, "flair", tmp_path / "flair.nii.gz"))
+    assert len(run(damaged, cache).manifest.quarantined) == 1
+    assert run(small_plan, cache).manifest.quarantined == ()
+
+
+def test_a_run_that_could_read_no_case_does_not_stand_in_the_way(run, small_plan, tmp_path):
+    options = small_plan.options.model_copy(update={"geometry": "brats"})
+    settings = replace(small_plan.preprocessing, geometry="brats")
+    with pytest.raises(InputError, match="every case was quarantined"):
+        run(replace(small_plan, options=options, preprocessing=settings), tmp_path)
+    assert len(run(small_plan, tmp_path).manifest.cases) == 16
+
+
+def test_a_cache_that_cannot_be_written_is_refused_by_option(small_plan, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(InputError, match=r"--cache .*notes/cache cannot be written \(Not a dir"):
+        run_plan(small_plan, tmp_path / "notes" / "cache", Listener(), scheduler="tcp://nobody")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524])
+def test_a_file_system_without_locks_is_told_of_and_written_to(
+    run, small_plan, small_cache, tmp_path, monkeypatch, number
+):
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("pipeline.journal.fcntl.flock", refuse)
+    told: list[str] = []
+    run(small_plan, tmp_path, warn=told.append)
+    (line,) = told
+    assert re.fullmatch(rf"{tmp_path} .* nothing keeps a second `prep partition` out", line)
+    assert all_bytes(tmp_path) == all_bytes(small_cache)
+
+
+def test_a_guarded_cache_is_not_remarked_on(run, small_plan, cache_copy):
+    told: list[str] = []
+    run(small_plan, cache_copy, warn=told.append)
+    assert told == []
 
 
 def test_files_that_are_not_ours_are_left_alone(run, small_plan, cache_copy):
@@ -500,7 +636,7 @@ def test_a_scan_on_a_cluster_says_what_reading_says_and_in_the_order_of_cases(sm
     listener = Listener()
     reports = inspect_cases(cases[::-1], "any", listener, num_workers=1)
     assert reports == [inspect_case(case, "any") for case in cases[::-1]]
-    assert reports[6].fault.startswith("t2 is not a readable")
+    assert reports[6].faults[0].startswith("t2 is not a readable")
     assert (listener.num_cases, listener.num_workers) == (16, 1)
 
 

@@ -44,6 +44,14 @@ def test_a_case_in_each_layout_gets_one_mask(prefix, small_tree, small_plan, tmp
     assert not labels[~brain].any()
 
 
+def test_masks_that_cannot_be_written_are_refused_before_anything_is_read(small_tree, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    folder = case_folder(small_tree, "BraTS20_")
+    for case, name in ((folder, "notes/mask.nii.gz"), (small_tree, "notes/masks")):
+        with pytest.raises(InputError, match=rf"--out .*{name}.* \(Not a directory\)"):
+            plan_requests(case, NO_FILES, tmp_path / name)
+
+
 def test_a_case_may_be_where_one_stands(small_tree, tmp_path, monkeypatch):
     folder = case_folder(small_tree, "BraTS20_")
     monkeypatch.chdir(folder)
@@ -127,6 +135,39 @@ def test_one_missing_modality_is_said_of_the_case():
     assert list(outcome.warnings(is_one_of_many=True)) == [
         "a lacks t2: zeros stand in for it, as --missing zero stores them"
     ]
+
+
+def test_a_modality_that_cannot_be_opened_is_no_absent_one(small_tree, small_plan, tmp_path):
+    folders = sorted((small_tree / "MICCAI_BraTS2020_TrainingData").glob("BraTS20_*"))[:2]
+    for folder in folders:
+        shutil.copytree(folder, tmp_path / "data" / folder.name)
+    (flair,) = (tmp_path / "data" / folders[0].name).glob("*_flair.nii*")
+    flair.unlink()
+    flair.symlink_to("/nowhere/flair.nii.gz")
+    (seg,) = (tmp_path / "data" / folders[1].name).glob("*_seg.nii*")
+    seg.unlink()
+    seg.symlink_to("/nowhere/seg.nii.gz")  # nobody needs it to predict
+    requests = plan_requests(tmp_path / "data", NO_FILES, tmp_path / "masks")
+    outcomes = list(segment(requests, small_plan.preprocessing, bright, PLANES))
+    assert outcomes[0].fault == (
+        f"flair is there but cannot be read: {flair.name} is a link that leads nowhere, to "
+        "/nowhere/flair.nii.gz (No such file or directory)"
+    )
+    assert (outcomes[0].written, outcomes[0].absent) == ({}, ())
+    assert outcomes[1].fault is None
+
+
+def test_what_lies_beside_the_cases_and_is_not_read_is_told(small_tree, tmp_path):
+    folder = case_folder(small_tree, "BraTS20_")
+    shutil.copytree(folder, tmp_path / folder.name)
+    shutil.copytree(folder, tmp_path / f"{folder.name} (1)")
+    told = []
+    (request,) = plan_requests(tmp_path, NO_FILES, tmp_path / "masks", warn=told.append)
+    assert request.case_id == folder.name
+    (line,) = told
+    assert line.startswith(f"not read: {tmp_path / folder.name} (1) (by its name a second copy of")
+    plan_requests(tmp_path / folder.name, NO_FILES, tmp_path / "a.nii.gz", warn=told.append)
+    assert len(told) == 1
 
 
 def test_what_is_unusual_about_the_scans_is_said_of_the_case(small_tree, small_plan, tmp_path):

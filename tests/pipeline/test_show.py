@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cache_schema.manifest import read_manifest
 from pipeline.scan import CaseReport, summarise
-from pipeline.show import client_table, cohort_table, plan_table, scan_tables
+from pipeline.show import client_table, cohort_table, describe_options, plan_table, scan_tables
 
 
 @pytest.fixture
@@ -27,6 +27,16 @@ def rows():
 @pytest.fixture(scope="module")
 def manifest(small_cache):
     return read_manifest(small_cache)
+
+
+def test_the_options_are_shown_as_they_are_given(manifest):
+    options = manifest.options.model_copy(update={"alpha": 0.5, "bias_correct": True})
+    assert describe_options(options) == (
+        "made with --clients 2 --alpha 0.5 --seed 0 --test-fraction 0.2 --protocol patient --skew quantity "
+        "--min-cases 1 --missing refuse --bias-correct --normalize zscore --geometry any --shard-cases 3 "
+        "--duplicates keep"
+    )
+    assert " --no-bias-correct " in describe_options(manifest.options)
 
 
 def test_each_client_has_a_line_of_its_numbers(manifest, rows):
@@ -76,7 +86,7 @@ def test_a_scan_shows_every_case_worth_a_look(small_plan, rows):
     cases = list(small_plan.cases)
     cases[3] = replace(cases[3], repairs=("a taken as seg",))
     cases[4] = replace(cases[4], files={"seg": cases[4].files["seg"]})
-    reports = [CaseReport(cases[0].case_id, "t1 is empty", ("notes.txt ignored", "no ET"))]
+    reports = [CaseReport(cases[0].case_id, ("t1 is empty",), ("notes.txt ignored", "no ET"))]
     table = rows(*scan_tables(summarise(cases, reports)))
     assert ["brats2018", "5", "5"] in [line[:3] for line in table]
     assert [cases[0].case_id, "fault", "t1 is empty"] in table

@@ -1,5 +1,7 @@
 """Slices for a contact sheet: the right case, the right slice, the right way up."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,11 +12,11 @@ from cache_schema.shard import CaseSlices, ShardReader, ShardWriter, Slice
 from pipeline.specimens import (
     LABEL_COLOURS,
     MAX_SPECIMENS,
+    Specimen,
     choose_cases,
     crop,
     paint,
     panels,
-    radiological,
     read_specimens,
     window,
 )
@@ -179,10 +181,15 @@ def test_axes_that_run_to_the_right_and_front_are_turned(tmp_path, manifest_of):
     assert np.argwhere(specimen.label == 4).tolist() == [[0, 4]]
 
 
-def test_one_axis_is_turned_without_the_other():
-    plane = np.array([[1, 2], [3, 4], [5, 6]])
-    assert radiological(plane, np.diag([1.0, -1.0, 1.0, 1.0])).tolist() == [[5, 3, 1], [6, 4, 2]]
-    assert radiological(plane, np.diag([-1.0, 1.0, 1.0, 1.0])).tolist() == [[2, 4, 6], [1, 3, 5]]
+def test_heads_of_other_axes_are_cut_to_one_window():
+    image, label = np.zeros((4, 6, 9), np.float32), np.zeros((6, 9), np.uint8)
+    lying = Specimen("client 0", record("a"), 1, 1.0, image, label)
+    upright = replace(lying, image=image.swapaxes(1, 2), label=np.zeros((9, 6), np.uint8))
+    lying.label[3, 8], upright.label[8, 4] = 4, 4
+    cut = crop([lying, upright], margin=0)
+    assert [each.label.shape for each in cut] == [(6, 5), (6, 5)]  # rows 3 to 8, columns 4 to 8
+    assert [np.argwhere(each.label).tolist() for each in cut] == [[[0, 4]], [[5, 0]]]
+    assert [each.image.shape for each in cut] == [(4, 6, 5), (4, 6, 5)]
 
 
 def test_voxels_that_are_not_square_keep_their_shape(tmp_path, manifest_of):

@@ -13,11 +13,11 @@ from pipeline.plan import make_plan
 from pipeline.shard_task import make_shard
 from training.checkpoint import WEIGHTS_NAME
 from training.config import read_config
-from training.evaluate import evaluate, require_runs, restore_volume, spacing_mm
+from training.data.volumes import CaseVolume, VolumeDataset
+from training.evaluate import evaluate, require_runs
 from training.models.initial import initial_model
 from training.models.trained import trained_model
 from training.scores import Scoring
-from training.volumes import CaseVolume, VolumeDataset
 
 
 def volume(shape, z, plane):
@@ -26,22 +26,6 @@ def volume(shape, z, plane):
     label = np.zeros((len(z), *plane), np.uint8)
     affine = np.diag([-1.0, -2.0, 5.0, 1.0])
     return CaseVolume("a", "p", "brats2018", image, label, np.array(z), affine, shape)
-
-
-def test_slices_go_back_to_their_places_and_padding_is_cut_off():
-    case = volume((3, 5, 7), [1, 2, 5], (4, 6))
-    label = np.zeros((3, 4, 6), np.uint8)
-    label[0, 2, 4], label[2, 0, 1], label[1, 3, 5] = 1, 4, 2  # the last one lies in the padding
-    whole = restore_volume(label, case)
-    assert whole.shape == (7, 3, 5)
-    assert np.argwhere(whole).tolist() == [[1, 2, 4], [5, 0, 1]]
-    assert (whole[1, 2, 4], whole[5, 0, 1]) == (1, 4)
-
-
-def test_spacing_follows_the_axes_of_a_restored_volume_whatever_the_directions():
-    assert spacing_mm(np.diag([-1.0, -2.0, 5.0, 1.0])) == (5.0, 1.0, 2.0)
-    turned = np.array([[0, 3.0, 0, 9], [4.0, 0, 0, 8], [0, 0, -5.0, 7], [0, 0, 0, 1]])
-    assert spacing_mm(turned) == (5.0, 4.0, 3.0)
 
 
 def test_scores_are_those_of_the_whole_volume(tiny_run, monkeypatch):
@@ -120,6 +104,17 @@ def test_all_runs_are_checked_before_the_first_is_scored(small_cache, tiny_run, 
         require_runs([tiny_run, tiny_run], small_cache)
     with pytest.raises(InputError, match="train fed"):
         require_runs([tiny_run, tmp_path], small_cache)
+
+
+def test_a_run_that_cannot_be_written_is_found_before_the_first_is_scored(
+    small_cache, tiny_run, monkeypatch
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("cache_schema.targets.TemporaryFile", refuse)
+    with pytest.raises(InputError, match=r"RUN .* cannot be written \(Read-only file system\)"):
+        require_runs([tiny_run], small_cache)
 
 
 def test_a_run_without_weights_is_found_before_the_first_is_scored(small_cache, tiny_run, tmp_path):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from training.config import TrainConfig
-from training.data import Slice
+from training.data.slices import Slice
 from training.fit import (
     FitResult,
     Stint,

@@ -13,7 +13,7 @@ from pipeline.phantom.archives import write_phantom
 from pipeline.plan import make_plan
 from pipeline.shard_task import make_shard
 from training.config import TrainConfig
-from training.data import Slice, SliceDataset
+from training.data.slices import Slice, SliceDataset
 from training.fit import FitResult, Stint, count_overlap, fit, make_optimizer
 from training.models.initial import initial_model
 from training.targets import decode_prediction

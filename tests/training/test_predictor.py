@@ -11,11 +11,11 @@ import SimpleITK as sitk
 from cache_schema.errors import InputError
 from pipeline.raw_case import recall_preprocessing
 from pipeline.segment import plan_requests, segment
+from training.data import VolumeDataset
 from training.federated.engine import run_federation
 from training.predict import predict_labels
 from training.predictor import open_predictor
 from training.provenance import PREPROCESSING_NAME
-from training.volumes import VolumeDataset
 
 NO_FILES = {"t1": None, "t1ce": None, "t2": None, "flair": None}
 

@@ -66,6 +66,14 @@ def test_a_run_goes_on_with_the_same_settings_and_sites_alone(tiny_config, tmp_p
         begin(run, tiny_config, {0: "a", 1: "b"})
 
 
+def test_a_run_that_cannot_be_made_is_refused_by_option(tiny_config, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(
+        InputError, match=r"--run .*notes/run cannot be written \(Not a directory\)"
+    ):
+        begin(tmp_path / "notes" / "run", tiny_config, {0: "a"})
+
+
 def test_a_run_keeps_how_its_clients_made_their_slices_and_an_old_one_gets_it_when_resumed(
     tiny_config, tmp_path
 ):

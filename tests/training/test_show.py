@@ -4,17 +4,16 @@ import math
 import pytest
 from rich.console import Console
 
+from cache_schema.leakage import SiteLeakage, describe_leakage
 from cache_schema.manifest import CohortLeakage, LeakageRecord
 from cache_schema.vocabulary import REGIONS
 from training.comparison import compare_runs
 from training.fairness import ClientEvaluation
-from training.provenance import SiteLeakage
 from training.scores import CaseScore, Evaluation
 from training.show import (
     ScoredRun,
     comparison_table,
     describe_gain,
-    describe_leakage,
     fairness_table,
     paper_tables,
     score_table,

@@ -42,6 +42,12 @@ def test_the_most_probable_label_wins_if_it_is_above_one_half():
     assert label.flatten().tolist() == [1, 4, 0, 0, 4]
 
 
+def test_labels_leave_a_hole_where_they_share_the_probability_and_regions_do_not():
+    labels, regions = probabilities([0.05], [0.45], [0.45]), probabilities([0.45], [0.5], [0.95])
+    assert decode_prediction(labels, "labels").item() == 0
+    assert decode_prediction(regions, "regions").item() == 2
+
+
 def test_a_region_counts_only_inside_the_region_around_it():
     et, tc, wt = (
         [0.9, 0.9, 0.9, 0.1, 0.1, 0.9],

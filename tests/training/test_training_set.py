@@ -5,8 +5,8 @@ import pytest
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
 from training.data import SliceDataset
+from training.data.volumes import PatchDataset, PatchKey
 from training.training_set import open_training_set, share_of_passes
-from training.volumes import PatchDataset, PatchKey
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from cache_schema.manifest import read_manifest
 from training.central import run_central
 from training.checkpoint import load_weights
 from training.config import CENTRAL, read_config
+from training.data import VolumeDataset
 from training.evaluate import evaluate
 from training.export import FORMATS, describe_network, export_run
 from training.federated.engine import run_federation
@@ -18,7 +19,6 @@ from training.models.trained import network_size, trained_model
 from training.predict import predict_labels
 from training.predictor import open_predictor
 from training.runlog import Silent, read_rounds
-from training.volumes import VolumeDataset
 
 PATCH = (16, 32, 32)
 

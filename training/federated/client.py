@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from training.config import TrainConfig
-from training.data import Example, Pass, Shifts, TrainingSet, make_loader, read_batches
+from training.data.batches import Example, Pass, Shifts, TrainingSet, make_loader, read_batches
 from training.device import compile_where_it_pays, fork_random, keep_freed_memory
 from training.federated.aggregate import copy_state
 from training.federated.client_memory import ClientMemory
@@ -22,7 +22,7 @@ from training.fit import Stint, fit, make_optimizer
 from training.models.initial import random_model
 from training.runlog import Observer
 from training.seeds import derive_seed
-from training.training_set import share_of_passes
+from training.training_set import plan_batches
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class Workplace:
         config: Of the run.
         strategy: As `config` names it.
         memory: What clients keep from round to round.
+        least_batch: Examples that the network needs at a time.
     """
 
     dataset: TrainingSet
     config: TrainConfig
     strategy: Strategy
     memory: ClientMemory
+    least_batch: int = 2
 
     def open(self, device: torch.device) -> "LocalClients":
         """Build the clients of this process; weights come with every order."""
@@ -52,9 +54,7 @@ class Workplace:
 
     def shifts(self) -> Shifts:
         """Make the sampler of the clients' batches."""
-        return Shifts(
-            self.dataset, self.config.batch_size, tumour_share=share_of_passes(self.config)
-        )
+        return plan_batches(self.config, self.dataset, self.least_batch)
 
     def count_steps(self, clients: Sequence[int]) -> int:
         """Count the optimiser steps of a round, the most there can be."""

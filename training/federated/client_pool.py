@@ -7,7 +7,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -220,12 +220,28 @@ def _work(
 
 def _serve(pipe: Connection, workplace: Workplace, device: torch.device, folder: Path) -> None:
     try:
-        clients = workplace.open(device)
-        while True:
-            client, task = pipe.recv()
-            pipe.send(_train(clients, client, task, _Teller(pipe), folder))
+        with _in_one_line(device):
+            clients = workplace.open(device)
+            while True:
+                client, task = pipe.recv()
+                pipe.send(_train(clients, client, task, _Teller(pipe), folder))
     except InputError as error:
         pipe.send(error)
+
+
+@contextmanager
+def _in_one_line(device: torch.device) -> Iterator[None]:
+    """Let an error of a process be told by the server; by itself a process would print a traceback."""
+    try:
+        yield
+    except (InputError, EOFError, ConnectionError):  # the last two: the server has closed the pipe
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).partition("\n")[0].split())
+        raise InputError(
+            f"the process that trained on {device} failed ({type(error).__name__}: {reason}); go on with "
+            "--resume, and with fewer devices or a smaller --batch-size if it lacks memory"
+        ) from error
 
 
 def _train(

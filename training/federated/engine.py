@@ -61,7 +61,7 @@ def run_federation(
     devices = choose_devices(config.device)
     session = open_session(config, cache, run, resume=resume, devices=devices)
     memory = ClientMemory(run / MEMORY_FOLDER)
-    workplace = Workplace(session.dataset, config, strategy, memory)
+    workplace = Workplace(session.dataset, config, strategy, memory, session.least_batch)
     model = session.model
     with ExitStack() as stack:
         clients: Clients

@@ -27,8 +27,9 @@ from training.flower.messages import (
 )
 from training.flower.site import MEMORY_FOLDER, Site, read_site
 from training.models.initial import random_model
+from training.models.smallest_batch import smallest_batch
 from training.runlog import Silent
-from training.training_set import open_training_set
+from training.training_set import open_training_set, require_company
 
 app = ClientApp()
 
@@ -89,18 +90,20 @@ def _introduce(place: _Place, task: Task) -> RecordDict:
     """Say who this node is.
 
     Raises:
-        InputError: If there are no slices, or this release's network is not the server's.
+        InputError: If there are no slices or too few, or this release's network is not the server's.
     """
     config, client = task.config, place.site.client
-    if sign(random_model(config).state_dict()) != task.signature:
+    model = random_model(config)
+    if sign(model.state_dict()) != task.signature:
         raise InputError(
             f"the server's {config.model} has other tensors than that of release "
             f"{version('fedunetmm')} here; install the coordinator's release"
         )
     manifest = read_manifest(Path(place.site.cache))
-    workplace = _open(place, task, manifest)
+    workplace = _open(place, task, manifest, smallest_batch(model, config))
     if not len(workplace.dataset):
         raise InputError(f"client {client} has no training slices with these settings")
+    require_company(config, workplace.dataset, (client,), workplace.least_batch)
     return pack_introduction(
         Introduction(
             client=client,
@@ -115,12 +118,14 @@ def _introduce(place: _Place, task: Task) -> RecordDict:
 
 def _train(place: _Place, task: Task, content: RecordDict) -> RecordDict:
     manifest = read_manifest(Path(place.site.cache))
-    clients = _open(place, task, manifest).open(choose_device(place.site.device))
+    least_batch = smallest_batch(random_model(task.config), task.config)
+    workplace = _open(place, task, manifest, least_batch)
+    clients = workplace.open(choose_device(place.site.device))
     (reply,) = clients.train((place.site.client,), unpack_order(content), Silent())
     return pack_reply(reply)
 
 
-def _open(place: _Place, task: Task, manifest: Manifest) -> Workplace:
+def _open(place: _Place, task: Task, manifest: Manifest, least_batch: int) -> Workplace:
     site, config = place.site, task.config
     return Workplace(
         dataset=open_training_set(
@@ -131,4 +136,5 @@ def _open(place: _Place, task: Task, manifest: Manifest) -> Workplace:
         ),
         strategy=make_strategy(config.strategy, config.strategy_options),
         memory=ClientMemory(place.memory / task.run),
+        least_batch=least_batch,
     )

@@ -18,6 +18,7 @@ from training.federated.strategies.registry import make_strategy
 from training.flower.messages import Task, sign
 from training.flower.remote_clients import RemoteClients, Waiting
 from training.models.initial import initial_model
+from training.models.smallest_batch import smallest_batch
 from training.provenance import read_provenance
 from training.runlog import RoundRecord, Silent
 from training.session import open_remote_run, require_no_run
@@ -57,6 +58,7 @@ def coordinate(grid: Grid, options: Options) -> None:
         require_no_run(run)
     strategy = make_strategy(config.strategy, config.strategy_options)
     model = initial_model(config)
+    smallest_batch(model, config)
     name = str(read_provenance(run).get("name")) if resume else uuid4().hex
     task = Task(name, config, sign(model.state_dict()), version("fedunetmm"))
     clients = RemoteClients(

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cache_schema.errors import InputError
+from cache_schema.files import write_atomically
 from cache_schema.manifest import read_manifest
 from cache_schema.verify import verify_client
 from training.config import describe
@@ -85,8 +86,8 @@ def init_site(folder: Path, site: Site) -> None:
         os.open(folder / KEY_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
     ) as file:
         file.write(private)
-    (folder / PUBLIC_KEY_NAME).write_bytes(public + b"\n")
-    (folder / SITE_NAME).write_text(site.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_atomically(folder / PUBLIC_KEY_NAME, public + b"\n")
+    write_atomically(folder / SITE_NAME, site.model_dump_json(indent=1) + "\n")
 
 
 def read_site(folder: Path) -> Site:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from rich.table import Table
 
-from cache_schema.errors import InputError
+from cache_schema.files import write_atomically
 from training.models.initial import NUM_CLASSES
 from training.models.nnformer.network import SYNAPSE
 from training.models.registry import MODELS, build_model, find_network
@@ -198,10 +198,7 @@ def write_sizes(path: Path, sizes: Sequence[MeasuredSize]) -> None:
         InputError: If the file cannot be written.
     """
     text = json.dumps([_document(size) for size in sizes], indent=1, sort_keys=True) + "\n"
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--json {path}: cannot be written ({error.strerror})") from error
+    write_atomically(path, text, option="--json", advice="name a file that can be")
 
 
 def _document(size: MeasuredSize) -> dict[str, Any]:

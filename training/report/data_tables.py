@@ -1,9 +1,9 @@
 """Tables of the cache: its cohorts, its clients, and what was left out."""
 
+from cache_schema.leakage import describe_data
 from cache_schema.manifest import LeakageRecord, Manifest
 from cache_schema.vocabulary import COHORTS, LABELS
 from training.report.table import PageTable, Row, thousands
-from training.show import describe_leakage
 
 
 def cohort_table(manifest: Manifest, leakage: LeakageRecord) -> PageTable:
@@ -30,7 +30,9 @@ def cohort_table(manifest: Manifest, leakage: LeakageRecord) -> PageTable:
         "of these trained on",
     )
     return PageTable(
-        f"Cohorts and their test sets; {describe_leakage(leakage)}", header, tuple(rows)
+        f"Cohorts and their test sets; {describe_data(leakage, is_synthetic=manifest.synthetic)}",
+        header,
+        tuple(rows),
     )
 
 

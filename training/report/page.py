@@ -7,9 +7,13 @@ from pathlib import Path
 import jinja2
 
 from cache_schema.errors import InputError
+from cache_schema.files import write_atomically
+from cache_schema.leakage import SYNTHETIC_NOTE, SiteLeakage, describe_leakage
 from cache_schema.manifest import Manifest, digest, read_manifest
+from cache_schema.targets import require_writable_file
 from training.config import TrainConfig
-from training.provenance import SiteLeakage, known_leakage, least_known, require_same_cache
+from training.data import VolumeDataset
+from training.provenance import known_leakage, least_known, require_same_cache
 from training.report.charts import (
     client_charts,
     comparison_charts,
@@ -36,8 +40,6 @@ from training.report.score_tables import (
 )
 from training.report.strips import strip_charts
 from training.report.table import PageTable, duration
-from training.show import describe_leakage
-from training.volumes import VolumeDataset
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def write_report(runs: Sequence[Path], cache: Path, out: Path, *, device: str = 
         InputError: If a run or the cache cannot be read, a run is named twice or was trained on another
             cache, or the page cannot be written.
     """
+    require_writable_file(out, "--out")
     manifest = read_manifest(cache)
     for place, run in enumerate(runs):
         if run in runs[:place]:
@@ -97,13 +100,7 @@ def write_report(runs: Sequence[Path], cache: Path, out: Path, *, device: str = 
     records = read_runs(runs, manifest)
     dataset = VolumeDataset(cache, split="test")
     page = _render(manifest, records, [_section(run, dataset, device) for run in records])
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"--out {out} cannot be written ({error.strerror}); name a file that can be"
-        ) from error
+    write_atomically(out, page, option="--out", advice="name a file that can be")
 
 
 def _render(manifest: Manifest, runs: Sequence[RunRecord], sections: Sequence[RunSection]) -> str:
@@ -119,6 +116,7 @@ def _render(manifest: Manifest, runs: Sequence[RunRecord], sections: Sequence[Ru
         manifest=manifest,
         identity=digest(manifest),
         leakage=describe_leakage(leakage),
+        synthetic_note=SYNTHETIC_NOTE,
         knows_all=not isinstance(leakage, SiteLeakage),
         num_patients=len({case.patient_id for case in manifest.cases}),
         num_test=sum(case.split == "test" for case in manifest.cases),

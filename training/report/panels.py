@@ -10,7 +10,9 @@ from jaxtyping import Bool, Float, UInt8
 from matplotlib.figure import Figure
 from torch import nn
 
+from cache_schema.geometry import pixel_aspect, radiological
 from cache_schema.vocabulary import LABELS
+from training.data.volumes import CaseVolume, VolumeDataset
 from training.device import choose_device
 from training.models.initial import patch_of
 from training.models.trained import trained_model
@@ -18,7 +20,6 @@ from training.predict import predict_labels
 from training.report.picture import LABEL_COLOURS, Picture, data_uri
 from training.report.record import RunRecord
 from training.scores import CaseScore
-from training.volumes import CaseVolume, VolumeDataset
 
 CHANNELS: Final = {"FLAIR": 3, "T1CE": 1}
 UNDERLAYS: Final = {"NEC": "T1CE", "ED": "FLAIR", "ET": "T1CE"}
@@ -99,21 +100,25 @@ def _predict(
 
 def _picture(rank: str, score: CaseScore, volume: CaseVolume, predict: Predict) -> Picture:
     index = int(np.argmax(np.count_nonzero(volume.label, axis=(1, 2))))
-    width, height, _ = volume.shape
-    images = {
-        name: volume.image[index, channel, :width, :height].astype(np.float32)
-        for name, channel in CHANNELS.items()
-    }
-    truth = volume.label[index, :width, :height]
-    prediction = predict(volume, index)[:width, :height]
+    planes = volume.image[index].astype(np.float32)
+    images = {name: _turn(planes[channel], volume) for name, channel in CHANNELS.items()}
+    truth = _turn(volume.label[index], volume)
+    prediction = _turn(predict(volume, index), volume)
+    aspect = pixel_aspect(volume.affine)
     dice = ", ".join(f"{region} {_percent(v)}" for region, v in score.values["dice"].items())
     place = f"{score.case_id}, slice z={volume.z[index]}"
     return Picture(
         f"{rank}: {place}; Dice {dice}",
         f"{place}: FLAIR, T1CE and where truth and prediction differ; below, NEC, ED and ET of the truth; "
         f"below these, of the prediction. {_describe_overlap(truth, prediction)}",
-        data_uri(panel_figure(images, truth, prediction), "png"),
+        data_uri(panel_figure(images, truth, prediction, aspect), "png"),
     )
+
+
+def _turn(plane: np.ndarray, volume: CaseVolume) -> np.ndarray:
+    """Cut a plane to the source's size and turn it as radiologists look at it."""
+    i, j, _ = volume.shape
+    return radiological(plane[:i, :j], volume.affine)
 
 
 def _percent(value: float) -> str:
@@ -134,8 +139,16 @@ def panel_figure(
     images: dict[str, Float[np.ndarray, "height width"]],
     truth: UInt8[np.ndarray, "height width"],
     prediction: UInt8[np.ndarray, "height width"],
+    aspect: float = 1.0,
 ) -> Figure:
-    """Draw three rows of three: what is seen and where labels differ, the truth, the prediction."""
+    """Draw three rows of three: what is seen and where labels differ, the truth, the prediction.
+
+    Args:
+        images: By modality, z-scored; rows and columns as radiologists look at them.
+        truth: BraTS values.
+        prediction: BraTS values.
+        aspect: Height of a pixel over its width.
+    """
     figure = Figure(figsize=(4.8, 5.2), layout="constrained")
     grid = figure.subplots(3, 3)
     differs = paint(images["FLAIR"], truth != prediction, DIFFERENCE_COLOUR)
@@ -153,7 +166,7 @@ def panel_figure(
         )
     for row, pictures in zip(grid.tolist(), rows, strict=True):
         for axes, (name, picture) in zip(row, pictures.items(), strict=True):
-            axes.imshow(picture)
+            axes.imshow(picture, aspect=aspect)
             axes.set_title(name, fontsize=9)
             axes.set_axis_off()
     return figure
@@ -163,20 +176,20 @@ def paint(
     image: Float[np.ndarray, "height width"],
     mask: Bool[np.ndarray, "height width"],
     colour: str,
-) -> Float[np.ndarray, "width height 3"]:
-    """Paint a mask over a slice in radiological orientation: front up, the patient's right on the left.
+) -> Float[np.ndarray, "height width 3"]:
+    """Paint a mask over a slice.
 
     Args:
-        image: One modality, z-scored; voxel axes run to the patient's left and back.
+        image: One modality, z-scored.
         mask: What to paint.
         colour: As `#RRGGBB`.
 
     Returns:
-        Colours from 0 to 1, rows from front to back.
+        Colours from 0 to 1.
     """
     brain = image != 0
     low, high = np.percentile(image[brain], (0.5, 99.5)) if brain.any() else (0.0, 1.0)
     gray = np.where(brain, 0.1 + 0.9 * np.clip((image - low) / max(high - low, 1e-6), 0, 1), 0.0)
     painted = np.repeat(gray[..., None], 3, axis=2)
     painted[mask] = 0.35 * painted[mask] + 0.65 * np.array(mpl.colors.to_rgb(colour))
-    return painted.transpose(1, 0, 2)
+    return painted

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from cache_schema.errors import InputError
+from cache_schema.leakage import describe_data
 from cache_schema.manifest import Manifest
 from cache_schema.vocabulary import COHORTS, REGIONS, Cohort
 from training.comparison import compare_runs
@@ -23,7 +24,7 @@ from training.report.table import (
     percent,
 )
 from training.scores import Evaluation
-from training.show import describe_each, describe_leakage, describe_rules, describe_scoring_by
+from training.show import describe_each, describe_rules, describe_scoring_by
 
 HEADINGS: Final = {
     "dice": "Dice (%)",
@@ -59,7 +60,7 @@ def metric_table(run: RunRecord, scored: Scored, metric: str) -> PageTable:
             rows.append(Row(("", "mean, untrained", "", *untrained), "published"))
     return PageTable(
         f"{HEADINGS[metric]} {_describe(evaluation)}; mean with its 95 % bootstrap interval over "
-        f"patients; {describe_leakage(evaluation.leakage)}",
+        f"patients; {evaluation.describe_data()}",
         ("test set", "", "cases", *COLUMNS),
         tuple(rows),
         text_columns=(0, 1),
@@ -68,7 +69,10 @@ def metric_table(run: RunRecord, scored: Scored, metric: str) -> PageTable:
 
 
 def paper_tables(runs: Sequence[RunRecord]) -> list[PageTable]:
-    """Show runs in the shape of the paper's tables 1 to 3, below its published rows."""
+    """Show runs in the shape of the paper's tables 1 to 3, below its published rows.
+
+    On synthetic data they stand alone: nothing published is of the same kind.
+    """
     scored = [(run, run.scored) for run in runs if run.scored is not None]
     return [
         _paper_table(cohort, having)
@@ -79,8 +83,9 @@ def paper_tables(runs: Sequence[RunRecord]) -> list[PageTable]:
 
 def _paper_table(cohort: Cohort, runs: Sequence[tuple[RunRecord, Scored]]) -> PageTable:
     published = PUBLISHED[cohort]
+    is_synthetic = _is_synthetic(runs)
     rows = []
-    for row in published.rows:
+    for row in () if is_synthetic else published.rows:
         numbers = (*row.dice_percent, row.parameters_m, row.gflops)
         rows.append(Row((row.method, "published", *(f"{x:.2f}" for x in numbers)), "published"))
     for run, scored in runs:
@@ -90,14 +95,24 @@ def _paper_table(cohort: Cohort, runs: Sequence[tuple[RunRecord, Scored]]) -> Pa
         rows.append(Row((run.name, "ours", *dice, *sizes), "ours"))
     first = runs[0][1]
     rules = describe_each([(run.name, describe_rules(each.evaluation)) for run, each in runs])
-    leakage = least_known(each.evaluation.leakage for _, each in runs)
     caption = (
-        f"As the paper's Table {published.number}, {cohort}: Dice (%). Published: the paper's own figures, "
-        f"on its own test cases. Ours: {first.summary[cohort]['cases']} cases, {rules}; "
-        f"{describe_leakage(leakage, cohort)}"
+        f"{cohort}: Dice (%)"
+        if is_synthetic
+        else f"As the paper's Table {published.number}, {cohort}: Dice (%). Published: the paper's own "
+        "figures, on its own test cases"
     )
+    caption += f". Ours: {first.summary[cohort]['cases']} cases, {rules}; {_data(runs, cohort)}"
     header = ("method", "scores", *REGIONS, "Average", "Params (M)", "FLOPs (G)")
     return PageTable(caption, header, tuple(rows), text_columns=(0, 1), has_scores=True)
+
+
+def _is_synthetic(runs: Sequence[tuple[RunRecord, Scored]]) -> bool:
+    return any(scored.evaluation.is_synthetic for _, scored in runs)
+
+
+def _data(runs: Sequence[tuple[RunRecord, Scored]], cohort: Cohort | None = None) -> str:
+    leakage = least_known(scored.evaluation.leakage for _, scored in runs)
+    return describe_data(leakage, cohort, is_synthetic=_is_synthetic(runs))
 
 
 def _mean(sample: Mapping[str, Any], num_cases: int) -> str:
@@ -117,9 +132,8 @@ def _side_by_side(runs: Sequence[tuple[RunRecord, Scored]], metric: str) -> Page
             heading = ("", "") if place else (test_set, str(group["cases"]))
             rows.append(Row((*heading, run.name, *_intervals(scored, test_set, metric))))
     rules = dict.fromkeys(f"{run.name} {_describe(each.evaluation)}" for run, each in runs)
-    leak = describe_leakage(least_known(each.evaluation.leakage for _, each in runs))
     return PageTable(
-        f"{HEADINGS[metric]}, means with 95 % bootstrap intervals: {'; '.join(rules)}; {leak}",
+        f"{HEADINGS[metric]}, means with 95 % bootstrap intervals: {'; '.join(rules)}; {_data(runs)}",
         ("test set", "cases", "run", *COLUMNS),
         tuple(rows),
         text_columns=(0, 2),
@@ -136,7 +150,8 @@ def _intervals(scored: Scored, test_set: str, metric: str) -> list[str]:
 
 def paired_test_table(runs: Sequence[RunRecord]) -> PageTable | str | None:
     """Test pairs of runs on the same patients; say in words why not if they cannot be compared."""
-    evaluations = {run.name: run.scored.evaluation for run in runs if run.scored is not None}
+    scored = [(run, run.scored) for run in runs if run.scored is not None]
+    evaluations = {run.name: each.evaluation for run, each in scored}
     if len(evaluations) < 2:
         return None
     try:
@@ -151,10 +166,9 @@ def paired_test_table(runs: Sequence[RunRecord]) -> PageTable | str | None:
             p = NONE if test.p_value is None else f"{test.p_value:.2g}"
             numbers[1:] = [str(test.num_patients), f"{100 * test.median_difference:+.2f}", p]
         rows.append(Row((f"{each.second} - {each.first}", each.test_set, *numbers, each.verdict)))
-    leak = describe_leakage(least_known(each.leakage for each in evaluations.values()))
     return PageTable(
         "Paired Wilcoxon signed-rank tests, two-sided, of each patient's mean Dice over ET, TC and WT; p is "
-        f"not corrected for the number of tests; {leak}",
+        f"not corrected for the number of tests; {_data(scored)}",
         ("second - first", "test set", "cases", "patients", "median points", "p", "what it shows"),
         tuple(rows),
         text_columns=(0, 1, 6),
@@ -167,6 +181,7 @@ def fairness_table(run: RunRecord, manifest: Manifest) -> PageTable | None:
     if run.clients is None:
         return None
     keys = (*REGIONS, "mean")
+    leakage = known_leakage(run.provenance, manifest)
     clients = sorted(run.clients["clients"].items(), key=lambda item: int(item[0]))
     rows = []
     for client, each in clients:
@@ -186,7 +201,7 @@ def fairness_table(run: RunRecord, manifest: Manifest) -> PageTable | None:
         rows.append(Row(("clients with a value", "", *map(str, found)), "total"))
     return PageTable(
         f"Dice (%) on each client's own training cases {_describe_clients(run, run.clients)}; {TRAINED_ON}; "
-        f"{describe_leakage(known_leakage(run.provenance, manifest))}",
+        f"{describe_data(leakage, is_synthetic=manifest.synthetic)}",
         ("client", "cases", *COLUMNS),
         tuple(rows),
         has_scores=True,

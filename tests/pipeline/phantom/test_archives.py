@@ -89,6 +89,15 @@ def test_folders_and_files_are_named_as_in_the_real_archives(phantom):
         assert {p.name for p in folder.iterdir()} == expected
 
 
+def test_every_archive_and_every_volume_says_that_it_is_synthetic(phantom):
+    out, _, _ = phantom
+    for folder in FOLDERS.values():
+        first = (out / folder / "SYNTHETIC.txt").read_text("utf-8").splitlines()[0]
+        assert first.startswith("Synthetic data: `prep phantom` made everything in this folder")
+    said = {nib.load(p).header["descrip"].item() for p in out.rglob("*.nii.gz")}
+    assert said == {b"synthetic: made by prep phantom"}
+
+
 def test_numbers_of_2020_run_from_one_and_follow_no_order_of_2019(phantom):
     out, _, _ = phantom
     rows = [r for r in read_mapping(out, "brats2020") if r["BraTS_2019_subject_ID"] != "NA"]

@@ -205,3 +205,23 @@ def test_settings_of_another_kind_of_device_are_refused(
     config = tiny_config.model_copy(update={"device": "cpu:0"})
     with pytest.raises(InputError, match="--device cpu:0 instead of cpu"):
         run_federation(config, small_cache, tiny_run, observer, resume=True)
+
+
+class BareWorkplace(Workplace):
+    """A place where nobody can train."""
+
+    def open(self, device):
+        raise MemoryError("not enough\nframe #0: of the allocator")
+
+
+def test_whatever_fails_in_a_process_is_told_by_the_server_in_one_line(
+    small_cache, tiny_config, tmp_path, observer, folder, capfd
+):
+    parts = (SliceDataset(small_cache), tiny_config, FedAvg(), ClientMemory(tmp_path))
+    order = Order(1, {"w": torch.zeros(1)}, {}, {})
+    with ClientPool(BareWorkplace(*parts), [CPU, CPU]) as pool, pytest.raises(InputError) as caught:
+        list(pool.train([0], order, observer))
+    assert str(caught.value).startswith(
+        "the process that trained on cpu failed (MemoryError: not enough); go on with --resume"
+    )
+    assert "Traceback" not in capfd.readouterr().err

@@ -9,6 +9,7 @@ import torch
 from cache_schema.vocabulary import REGIONS
 from training.checkpoint import load_weights
 from training.config import make_config
+from training.data import VolumeDataset
 from training.evaluate import evaluate
 from training.federated.engine import run_federation
 from training.models.initial import initial_model
@@ -16,7 +17,6 @@ from training.models.registry import MODELS
 from training.predict import predict_labels
 from training.predictor import open_predictor
 from training.runlog import Silent, read_rounds
-from training.volumes import VolumeDataset
 
 OURS = sorted(name for name, network in MODELS.items() if network.is_3d and network.tiny)
 

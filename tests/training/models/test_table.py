@@ -1,11 +1,13 @@
 import io
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from cache_schema.errors import InputError
 from training.models.registry import MODELS
+from training.models.size import count_parameters
 from training.models.table import (
     MeasuredSize,
     Published,
@@ -15,6 +17,9 @@ from training.models.table import (
     size_table,
     write_sizes,
 )
+from training.models.unetmm.decoder import DecoderStage
+
+ROOT = Path(__file__).parents[3]
 
 SIZES = (
     MeasuredSize(
@@ -33,6 +38,22 @@ def test_unetmm_has_the_size_that_the_paper_prints_within_1_percent():
     assert with_en2.variant.options == {"fuse_en2": True}
     assert with_en2.flops > 5 * plain.flops
     assert with_en2.differences() is None
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/model.md"])
+def test_documents_say_that_the_flops_halve_if_a_multiply_add_counts_once(document):
+    plain, _ = measure_models(["unetmm"])
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert {"69.15", "34.58"} == {f"{plain.flops / 1e9:.2f}", f"{plain.flops / 2e9:.2f}"}
+    assert all(figure in text for figure in ("69.01", "69.15", "34.58"))
+
+
+def test_the_document_of_the_network_says_what_equation_13_would_add_at_the_coarsest_level():
+    plain, _ = measure_models(["unetmm"])
+    more = count_parameters(DecoderStage(512, 0, 512))
+    assert more == 512 * 512 + 512 + 2 * 512
+    text = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
+    assert f"{more / 1e6:.3f} M parameters, {(plain.parameters + more) / 1e6:.2f} M in all" in text
 
 
 def test_a_network_without_entry_is_measured_on_a_slice():

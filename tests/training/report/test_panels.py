@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.report.panels import case_panels, choose_cases, paint, panel_figure
+from cache_schema.geometry import radiological
+from training.data.volumes import CaseVolume, VolumeDataset
+from training.report.panels import _picture, case_panels, choose_cases, paint, panel_figure
 from training.report.picture import LABEL_COLOURS
 from training.scores import Evaluation
-from training.volumes import VolumeDataset
 
 ET = LABEL_COLOURS["ET"]
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def test_the_front_is_up_and_a_mask_is_painted():
     image[0, 1] = 1.0
     mask = np.zeros((3, 2), np.bool_)
     mask[1, 1] = True
-    painted = paint(image, mask, ET)
+    painted = paint(radiological(image, LPS), radiological(mask, LPS), ET)
     assert painted.shape == (2, 3, 3)
     assert painted[0, 2].tolist() == [1.0, 1.0, 1.0]
     assert painted[0, 0].tolist() == [0.0, 0.0, 0.0]
@@ -33,12 +35,56 @@ def test_the_front_is_up_and_a_mask_is_painted():
     np.testing.assert_allclose(painted[1, 1], [0.65 * red, 0.65 * green, 0.65 * blue])
 
 
+STORED = {
+    "LPS": (lambda plane: plane, np.diag([-1.0, -2.0, 5.0, 1.0])),
+    "RPS": (lambda plane: plane[..., ::-1, :], np.diag([1.0, -2.0, 5.0, 1.0])),
+    "RAS": (lambda plane: plane[..., ::-1, ::-1], np.diag([1.0, 2.0, 5.0, 1.0])),
+    "PLS": (
+        lambda plane: plane.swapaxes(-1, -2),
+        np.array([[0, -1.0, 0, 0], [-2.0, 0, 0, 0], [0, 0, 5.0, 0], [0, 0, 0, 1]]),
+    ),
+}
+"""The same head with other axes: how its planes (i to the left, j to the back) are stored, and its affine."""
+
+
+def stored_head(axes, plane=(6, 7)):
+    """A head of 5 x 4 voxels with its tumour at the left front, in a padded plane."""
+    store, affine = STORED[axes]
+    head, label = np.full((4, 5, 4), 0.5, np.float16), np.zeros((5, 4), np.uint8)
+    head[3, 0, 0], label[4, 0], label[3, 1] = 9.0, 4, 2
+    stored, labels = store(head), store(label)
+    i, j = labels.shape
+    image, truth = np.zeros((1, 4, *plane), np.float16), np.zeros((1, *plane), np.uint8)
+    image[0, :, :i, :j], truth[0, :i, :j] = stored, labels
+    return CaseVolume("a", "p", "brats2018", image, truth, np.array([3]), affine, (i, j, 9))
+
+
+def picture_of(volume, scored_as):
+    (score,) = scored_as("mine", ("p", "brats2018", (0.5, 0.5, 0.5), 1.0)).scored.evaluation.scores
+    return _picture("Only", score, volume, lambda volume, index: volume.label[index] // 4 * 4)
+
+
+@pytest.mark.parametrize("axes", list(STORED)[1:])
+def test_a_head_looks_the_same_whatever_axes_it_is_stored_with(axes, scored_as):
+    expected = picture_of(stored_head("LPS"), scored_as)
+    assert picture_of(stored_head(axes), scored_as) == expected
+    mirrored = replace(stored_head(axes), affine=np.diag([-1, 1, 1, 1]) @ STORED[axes][1])
+    assert picture_of(mirrored, scored_as) != expected
+
+
+def test_voxels_that_are_not_square_keep_their_shape():
+    images = {"FLAIR": np.zeros((3, 2), np.float32), "T1CE": np.zeros((3, 2), np.float32)}
+    nothing = np.zeros((3, 2), np.uint8)
+    axes = panel_figure(images, nothing, nothing, 1.5).axes
+    assert {each.get_aspect() for each in axes} == {1.5}
+
+
 def test_each_label_is_painted_by_itself_in_truth_and_prediction():
     truth, prediction = np.zeros((3, 2), np.uint8), np.zeros((3, 2), np.uint8)
     truth[0, 0], truth[1, 0], prediction[1, 0], prediction[2, 1] = 1, 2, 2, 4
     images = {"FLAIR": np.zeros((3, 2), np.float32), "T1CE": np.zeros((3, 2), np.float32)}
     axes = panel_figure(images, truth, prediction).axes
-    painted = {each.get_title(): each.images[0].get_array().any(axis=2).T for each in axes}
+    painted = {each.get_title(): each.images[0].get_array().any(axis=2) for each in axes}
     expected = {
         "FLAIR": [],
         "T1CE": [],

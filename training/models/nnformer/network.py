@@ -57,7 +57,8 @@ class NnFormer(nn.Module):
         encoder_heads: Attention heads of the encoder's four stages, fine to coarse.
         decoder_heads: Attention heads of the decoder's three stages, fine to coarse.
         drop_path: Probability of stochastic depth in the last block of encoder and decoder.
-        deep_supervision: Predict at the two coarser stages of the decoder too, in training.
+        deep_supervision: Predict at the two coarser stages of the decoder too, in training, as the
+            authors do for Synapse; for tumours they do not.
 
     Raises:
         InputError: If the patch does not divide into tokens at every level, or if only one would be

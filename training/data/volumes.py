@@ -9,17 +9,30 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float16, Float64, Int, UInt8
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, read_manifest
 from cache_schema.shard import CaseEntry, ShardReader
 from cache_schema.vocabulary import Cohort, Split
-from training.data import Patch, open_training_shard, shows_tumour
+from training.data.slices import open_training_shard, shows_tumour
 from training.seeds import derive_seed
 
 Place = tuple[int, int, int]
 """Slice, row and column."""
+
+
+class Patch(NamedTuple):
+    """A part of a volume as stored, or after collation a batch of them.
+
+    Attributes:
+        image: Modalities t1, t1ce, t2, flair, z-scored, background 0; depth is the axis of the slices.
+        label: BraTS values 0, 1, 2, 4.
+    """
+
+    image: Float16[Tensor, "*batch 4 depth height width"]
+    label: UInt8[Tensor, "*batch depth height width"]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,4 @@
 import os
-from collections import Counter
-from itertools import chain
 
 import h5py
 import hdf5plugin  # noqa: F401
@@ -11,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
-from training.data import Pass, Passes, SliceDataset, make_loader
+from training.data.slices import SliceDataset
 
 
 def rows_on_disk(cache, paths):
@@ -78,67 +76,6 @@ def test_a_plain_loader_collates_slices(small_cache):
     assert label.shape == (3, 24, 20)
 
 
-def test_a_pass_visits_every_slice_of_its_clients_once(small_cache):
-    dataset = SliceDataset(small_cache)
-    passes = Passes(dataset, batch_size=4)
-    for clients in ((1,), (0, 1)):
-        passes.plan([Pass(clients, 3)])
-        batches = list(passes)
-        assert len(batches) == len(passes) == passes.num_batches(clients)
-        assert sorted(chain(*batches)) == dataset.rows_of(clients).tolist()
-        assert list(chain(*batches)) != sorted(chain(*batches))
-        assert {len(batch) for batch in batches[:-1]} == {4}
-        assert len(batches[-1]) in {2, 3, 4, 5}
-
-
-def test_passes_follow_each_other_and_each_has_an_order_of_its_own(small_cache):
-    passes = Passes(SliceDataset(small_cache), batch_size=4)
-    plan = [Pass((0,), 5), Pass((1,), 5), Pass((0,), 6)]
-    alone = []
-    for each in plan:
-        passes.plan([each])
-        alone.append(list(passes))
-    passes.plan(plan)
-    assert list(passes) == [*alone[0], *alone[1], *alone[2]]
-    assert alone[0] != alone[2]
-    passes.plan(plan, skip=len(alone[0]) + 2)
-    assert list(passes) == [*alone[1][2:], *alone[2]]
-    assert len(passes) == len(alone[1]) - 2 + len(alone[2])
-
-
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_a_share_of_the_slices_shows_tumour(small_cache, share):
-    dataset = SliceDataset(small_cache)
-    passes = Passes(dataset, batch_size=4, tumour_share=share)
-    passes.plan([Pass((0, 1), 1)])
-    drawn = list(chain(*passes))
-    assert len(drawn) == len(dataset)
-    assert sum(dataset.shows_tumour[drawn]) == round(share * len(dataset))
-    # Of what is drawn more often than it is there, every slice comes about as often.
-    times = Counter(drawn)
-    for shows in (True, False):
-        counts = [times[row] for row in np.flatnonzero(dataset.shows_tumour == shows).tolist()]
-        assert max(counts) - min(counts) <= 1
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "sizes"),
-    [(4, (4, 4, 5)), (5, (5, 5, 3)), (12, (13,)), (13, (13,)), (1, (1,) * 13), (20, (13,))],
-)
-def test_a_single_slice_that_is_left_over_joins_the_batch_before(
-    batch_size, sizes, small_cache, monkeypatch
-):
-    dataset = SliceDataset(small_cache)
-    monkeypatch.setattr(dataset, "rows_of", lambda _: np.arange(13))
-    monkeypatch.setattr(dataset, "count", lambda _: 13)
-    passes = Passes(dataset, batch_size=batch_size)
-    passes.plan([Pass((0,), 1)])
-    batches = list(passes)
-    assert tuple(map(len, batches)) == sizes
-    assert len(passes) == len(sizes)
-    assert sorted(chain(*batches)) == list(range(13))
-
-
 def test_slices_that_show_tumour_are_those_with_a_label(small_cache):
     dataset = SliceDataset(small_cache)
     labelled = [bool((label > 0).any()) for _, label in (dataset[i] for i in range(len(dataset)))]
@@ -146,22 +83,14 @@ def test_slices_that_show_tumour_are_those_with_a_label(small_cache):
     assert SliceDataset(small_cache, slices="tumour").shows_tumour.all()
 
 
-def test_loader_processes_read_what_the_training_process_reads(small_cache):
-    dataset = SliceDataset(small_cache)
-    passes = Passes(dataset, batch_size=4)
-    seen = []
-    for num_workers in (0, 2):
-        loader = make_loader(dataset, passes, num_workers=num_workers, pin_memory=False)
-        for client in (0, 1):
-            passes.plan([Pass((client,), 1)])
-            seen.append([image.clone() for image, _ in loader])
-    for here, there in zip(seen[:2], seen[2:], strict=True):
-        assert len(here) == len(there)
-        assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
-
-
 def test_a_truncated_shard_is_named(cache_copy):
     path = cache_copy / read_manifest(cache_copy).client_shards(0)[0]
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(InputError, match=path.name):
         SliceDataset(cache_copy)
+
+
+def test_both_datasets_are_found_where_the_documents_say():
+    names = {}
+    exec("from training.data import *", names)
+    assert {name for name in names if not name.startswith("_")} == {"SliceDataset", "VolumeDataset"}

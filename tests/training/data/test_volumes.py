@@ -19,7 +19,7 @@ from pipeline.assemble import assemble_manifest
 from pipeline.plan import make_plan
 from pipeline.shard_task import make_shard
 from training.augment import AugmentSettings, apply, draw
-from training.volumes import PatchDataset, PatchKey, PatchSampling, VolumeDataset, draw_corner
+from training.data.volumes import PatchDataset, PatchKey, PatchSampling, VolumeDataset, draw_corner
 
 SAMPLING = PatchSampling((16, 8, 12), tumour_share=0.0)
 

@@ -1,52 +1,19 @@
-"""Training examples from shards: slices, and the order in which a run takes examples of any kind.
-
-Any other model may read a cache through `SliceDataset`, and through the datasets of `training.volumes`;
-see docs/reuse.md.
-"""
+"""The order in which a run takes training examples of any kind, and the processes that read them."""
 
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float16, Int, UInt8
-from torch import Tensor
+from jaxtyping import Bool, Int
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cache_schema.errors import InputError
-from cache_schema.manifest import Manifest, read_manifest
-from cache_schema.shard import TEST_CLIENT, ShardReader
+from training.data.processes import as_example, collate, explain, shorten_sockets
+from training.data.slices import Slice
+from training.data.volumes import Patch
 from training.seeds import derive_seed
-
-Slices = Literal["all", "tumour"]
-
-
-class Slice(NamedTuple):
-    """A slice as stored, or after collation a batch of them.
-
-    Attributes:
-        image: Modalities t1, t1ce, t2, flair, z-scored, background 0.
-        label: BraTS values 0, 1, 2, 4.
-    """
-
-    image: Float16[Tensor, "*batch 4 height width"]
-    label: UInt8[Tensor, "*batch height width"]
-
-
-class Patch(NamedTuple):
-    """A part of a volume as stored, or after collation a batch of them.
-
-    Attributes:
-        image: Modalities t1, t1ce, t2, flair, z-scored, background 0; depth is the axis of the slices.
-        label: BraTS values 0, 1, 2, 4.
-    """
-
-    image: Float16[Tensor, "*batch 4 depth height width"]
-    label: UInt8[Tensor, "*batch depth height width"]
-
 
 Example = Slice | Patch
 
@@ -75,104 +42,6 @@ class TrainingSet(Protocol):
         """Say what to ask for, to get examples in a step of a pass that has this seed."""
 
 
-class SliceDataset(Dataset[Slice]):
-    """The training slices of some or all clients of a cache.
-
-    Reads one compressed chunk a slice. Safe to hand to DataLoader workers: files are opened in the
-    process that reads. Test shards are never opened.
-
-    Attributes:
-        shows_tumour: For every slice whether it holds a label.
-    """
-
-    def __init__(
-        self,
-        cache: Path,
-        *,
-        clients: Sequence[int] | None = None,
-        slices: Slices = "all",
-        manifest: Manifest | None = None,
-        known_as: int | None = None,
-    ) -> None:
-        """List slices; of the shards, only their `label_voxels` columns are read.
-
-        Args:
-            cache: A finished cache.
-            clients: Whose slices; all clients by default.
-            slices: All of them, or those that show tumour.
-            manifest: The cache's manifest, if it is at hand already.
-            known_as: Number that these clients go by here, if not by their own: a hospital's cache may
-                have one client alone, which has another number in a federation.
-
-        Raises:
-            InputError: If the cache is unreadable, has no such client, or holds a test shard where a
-                client's should be.
-        """
-        manifest = manifest or read_manifest(cache)
-        chosen = range(manifest.options.clients) if clients is None else clients
-        self._readers: list[ShardReader] = []
-        rows: list[Int[np.ndarray, "slice 3"]] = [np.empty((0, 3), np.int64)]
-        tumour: list[Bool[np.ndarray, " slice"]] = [np.empty(0, np.bool_)]
-        for client in chosen:
-            for path in manifest.client_shards(client):
-                reader = open_training_shard(cache / path)
-                with reader:
-                    shows = shows_tumour(reader)
-                kept = np.flatnonzero(shows) if slices == "tumour" else np.arange(len(shows))
-                index = np.empty((len(kept), 3), np.int64)
-                index[:, 0] = client if known_as is None else known_as
-                index[:, 1], index[:, 2] = len(self._readers), kept
-                rows.append(index)
-                tumour.append(shows[kept])
-                self._readers.append(reader)
-        self._index = np.concatenate(rows)
-        self.shows_tumour = np.concatenate(tumour)
-
-    def __len__(self) -> int:
-        """Return the number of slices."""
-        return len(self._index)
-
-    def rows_of(self, clients: Sequence[int]) -> Int[np.ndarray, " slice"]:
-        """Return the indices of some clients' slices."""
-        return np.flatnonzero(np.isin(self._index[:, 0], clients))
-
-    def count(self, clients: Sequence[int]) -> int:
-        """Count some clients' slices."""
-        return len(self.rows_of(clients))
-
-    def keys(self, rows: Int[np.ndarray, " row"], seed: int) -> list[int]:  # noqa: ARG002 - nothing is random
-        """Say what to ask for, to get slices: their indices."""
-        indices: list[int] = rows.tolist()
-        return indices
-
-    def __getitem__(self, index: int) -> Slice:
-        """Read one slice.
-
-        Raises:
-            InputError: If its shard is damaged.
-        """
-        _, shard, row = self._index[index].tolist()
-        image, label = self._readers[shard].images([row])[0], self._readers[shard].labels([row])[0]
-        return Slice(torch.from_numpy(image), torch.from_numpy(label))
-
-
-def open_training_shard(path: Path) -> ShardReader:
-    """Open a client's shard.
-
-    Raises:
-        InputError: If it cannot be read, or is one of the test set.
-    """
-    reader = ShardReader(path)
-    if reader.attributes["client"] == TEST_CLIENT:
-        raise InputError(f"{path} is a shard of the test set; training never opens one")
-    return reader
-
-
-def shows_tumour(reader: ShardReader) -> Bool[np.ndarray, " slice"]:
-    """Tell of every slice of a shard whether it holds a label."""
-    return np.asarray(reader.column("label_voxels").any(axis=1))
-
-
 class Pass(NamedTuple):
     """One pass over the examples of some clients together, in an order that a seed decides."""
 
@@ -188,20 +57,27 @@ class Passes(Sampler[list[Any]]):
     """
 
     def __init__(
-        self, dataset: TrainingSet, batch_size: int, *, tumour_share: float | None = None
+        self,
+        dataset: TrainingSet,
+        batch_size: int,
+        *,
+        tumour_share: float | None = None,
+        least_batch: int = 2,
     ) -> None:
         """Start without a plan; make one before iterating.
 
         Args:
             dataset: Whose keys to give.
-            batch_size: Examples; the last batch of a pass may be smaller. A single one that is left
-                over joins the batch before: alone it gives BatchNorm nothing to compute with.
+            batch_size: Examples; the last batch of a pass may be smaller.
             tumour_share: Draw this share of a pass from the examples that show tumour, again and
                 again if they are fewer, and the rest from the others. By default each once.
+            least_batch: Fewer examples than this that are left over join the batch before: a single
+                one may give BatchNorm nothing to compute with. 1 for a network that needs no company.
         """
         self._dataset = dataset
         self._batch_size = batch_size
         self._tumour_share = tumour_share
+        self._least_batch = least_batch
         self._plan: Sequence[Pass] = ()
         self._skip = 0
 
@@ -228,9 +104,10 @@ class Passes(Sampler[list[Any]]):
             for start, stop in zip(starts, (*starts[1:], len(order)), strict=True):
                 yield self._dataset.keys(order[start:stop], derive_seed(seed, start))
 
-    def _starts(self, num_slices: int) -> range:
-        is_single_left = num_slices > self._batch_size > 1 and num_slices % self._batch_size == 1
-        return range(0, num_slices - is_single_left, self._batch_size)
+    def _starts(self, num_examples: int) -> range:
+        num_left = num_examples % self._batch_size
+        joins = num_examples > self._batch_size and num_left < self._least_batch
+        return range(0, num_examples - num_left * joins, self._batch_size)
 
     def _order(
         self, clients: Sequence[int], generator: torch.Generator
@@ -292,12 +169,15 @@ def make_loader(
     Workers are started by a fork server, not forked: a fork would carry HDF5 handles and the locks
     of other threads along.
     """
+    if num_workers > 0:
+        shorten_sockets()
     return DataLoader(
         cast("Dataset[Example]", dataset),  # torch asks for no more than `__getitem__` of it
         batch_sampler=batches,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         multiprocessing_context="forkserver" if num_workers > 0 else None,
+        collate_fn=collate,
         pin_memory=pin_memory,
         # The loader draws seeds for its workers; from the global generator they would shift dropout.
         generator=torch.Generator(),
@@ -308,11 +188,12 @@ def read_batches(loader: DataLoader[Example]) -> Iterator[Example]:
     """Go through a loader once.
 
     Raises:
-        InputError: If a shard is damaged, in one line wherever it was read: from a loader's process
-            PyTorch brings the error with a traceback in its message.
+        InputError: If a shard is damaged, wherever it was read, or a process that reads cannot start or
+            go on; in one line.
     """
     try:
-        yield from loader
-    except InputError as error:
-        line = str(error).strip().splitlines()[-1]
-        raise InputError(line.removeprefix(f"{InputError.__module__}.InputError: ")) from error
+        yield from map(as_example, loader)
+    except Exception as error:
+        if loader.num_workers == 0:
+            raise
+        raise explain(error) from error

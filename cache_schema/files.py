@@ -1,0 +1,125 @@
+"""Files that are whole or not there: written beside their name, then renamed."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from cache_schema.errors import InputError
+
+PARTIAL_SUFFIX: Final = ".partial"
+"""How the name of everything ends that is not finished."""
+
+ADVICE: Final = "make room or give it another place"
+
+
+def write_atomically(
+    path: Path, content: bytes | str, *, option: str | None = None, advice: str = ADVICE
+) -> None:
+    """Write a file in one step: what was there before is whole until then, and after a failure.
+
+    Args:
+        path: Of the file; folders that lack are made.
+        content: Of the file; text is written as UTF-8.
+        option: That named the file, for the message.
+        advice: What to do if it cannot be written.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    with reporting(path, option=option, advice=advice), replacing(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def reporting(path: Path, *, option: str | None = None, advice: str = ADVICE) -> Iterator[None]:
+    """Turn whatever the disk refuses in a block into one line.
+
+    Args:
+        path: Of the file or folder that is written.
+        option: That named it.
+        advice: What to do.
+
+    Raises:
+        InputError: For every OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = f"{option} {path}" if option else path
+        reason = error.strerror or error
+        raise InputError(f"{name} cannot be written ({reason}); {advice}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write a file to, which gets its name in one step when the block ends.
+
+    The path has the file's own name, in a folder beside it that is new and this writer's alone:
+    two writers never share it, and no link can be laid there. After an error it is removed, and what
+    was there before is untouched. Where a link has the file's name, the file that it leads to is
+    replaced. A pipe or a device has nothing to keep and is written to directly.
+
+    Args:
+        path: Of the file; folders that lack are made.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    if _is_stream(path):
+        yield path
+        return
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _private_folder(target) as folder:
+        yield folder / target.name
+        _rename(folder / target.name, target)
+
+
+def _is_stream(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextlib.contextmanager
+def _private_folder(target: Path) -> Iterator[Path]:
+    start = f".{target.name[:40]}."  # with a whole name of 255 bytes it would be too long
+    with TemporaryDirectory(
+        suffix=PARTIAL_SUFFIX, prefix=start, dir=target.parent, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
+def _rename(partial: Path, target: Path) -> None:
+    with contextlib.suppress(OSError):
+        shutil.copymode(target, partial)  # of the file that is there, if one is
+    sync(partial)
+    partial.replace(target)
+    # The file is whole under its name; some file systems cannot sync a folder.
+    with contextlib.suppress(OSError):
+        sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed writers left in a folder that has no other writer now.
+
+    Args:
+        folder: Not its subfolders.
+    """
+    for leftover in folder.glob(f".*.????????{PARTIAL_SUFFIX}"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)

@@ -1,0 +1,80 @@
+"""What looks like BraTS cases or archives and is not read: named, so that nobody misses cases by accident."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pipeline.case_folder import why_unreadable
+
+_COPY: Final = re.compile(r"(.+?)(?: ?\(\d+\)| ?- ?copy(?: ?\(\d+\))?|[ _]copy\d*)", re.IGNORECASE)
+_LIKE_A_CASE: Final = re.compile(r"(brats|fets).*\d", re.IGNORECASE)
+_SCAN: Final = re.compile(r".+\.nii(\.gz)?", re.IGNORECASE)
+_PACKED: Final = re.compile(
+    r".+\.(zip|tar|tgz|tbz2?|txz|7z|rar|tar\.\w+|zip\.\d+|part)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Overlooked:
+    """A file or folder that is not read.
+
+    Attributes:
+        path: Where it lies.
+        reason: Why it is not read and what to do.
+    """
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        """Name it and say why."""
+        return f"{self.path} ({self.reason})"
+
+
+def describe_overlooked(overlooked: Sequence[Overlooked]) -> str:
+    """Say in a clause how much is not read."""
+    is_one = len(overlooked) == 1
+    what = "file or folder looks" if is_one else "files or folders look"
+    return (
+        f"{len(overlooked)} {what} like cases or archives and {'is' if is_one else 'are'} not read"
+    )
+
+
+def find_overlooked(
+    folder: Path, folders: Sequence[str], files: Sequence[str]
+) -> Iterator[Overlooked]:
+    """Look at a folder that is not a case.
+
+    Args:
+        folder: Which.
+        folders: Names of the folders in it.
+        files: Names of what else is in it.
+
+    Yields:
+        The folder itself, if it holds scans or is named like a case of another year, and archives
+        and links in it.
+    """
+    if any(part.startswith(".") for part in folder.parts):
+        return  # what a program keeps for itself, such as the objects of git-annex
+    reason = _why_no_case(folder.name, folders, files)
+    if reason is not None:
+        yield Overlooked(folder, reason)
+    for name in files:
+        if _PACKED.fullmatch(name):
+            yield Overlooked(folder / name, "still packed: unpack it")
+        elif (folder / name).is_symlink() and (problem := why_unreadable(folder / name)):
+            yield Overlooked(folder / name, problem)
+
+
+def _why_no_case(name: str, folders: Sequence[str], files: Sequence[str]) -> str | None:
+    num_scans = sum(_SCAN.fullmatch(each) is not None for each in (*folders, *files))
+    if not num_scans and (folders or not _LIKE_A_CASE.match(name)):
+        return None
+    if copied := _COPY.fullmatch(name):
+        return f"by its name a second copy of {copied[1]}: remove or rename it"
+    if not num_scans:
+        return "an empty folder" if not files else "a folder without scans"
+    scans = "1 scan" if num_scans == 1 else f"{num_scans} scans"
+    return f"{scans}, but it is not named like a case of BraTS 2018 to 2020"
