@@ -170,7 +170,9 @@ Workers = Annotated[
 ]
 Geometry = Annotated[
     Literal["brats", "any"],
-    typer.Option(help="brats refuses anything but 240 x 240 x 155 voxels of 1 mm."),
+    typer.Option(
+        help="brats refuses anything but 240 x 240 x 155 voxels of 1 mm; any brings all axes to BraTS's."
+    ),
 ]
 
 

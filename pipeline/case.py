@@ -189,15 +189,16 @@ def _read_segmentation(
 ) -> tuple[Volume, tuple[str, ...]]:
     """Read the segmentation as `read_volume` does, and what of it was repaired."""
     stored = decode_source(sources, SEGMENTATION)
-    affines: dict[str, Float[np.ndarray, "4 4"]] = {}
-    for name in MODALITIES:
-        if name in sources:
-            try:
-                affines[name] = read_affine(sources[name])
-            except VolumeError as error:
-                raise CaseError(f"{name} {error}") from error
-    placed, repairs = repair_origin(stored, affines)
+    present = (name for name in MODALITIES if name in sources)
+    placed, repairs = repair_origin(stored, {n: _stored_affine(sources, n) for n in present})
     return _bring(placed, SEGMENTATION, geometry), repairs
+
+
+def _stored_affine(sources: Mapping[str, bytes], role: str) -> Float[np.ndarray, "4 4"]:
+    try:
+        return read_affine(sources[role])
+    except VolumeError as error:
+        raise CaseError(f"{role} {error}") from error
 
 
 def _check_plane(volume: Volume, plane: tuple[int, int]) -> None:

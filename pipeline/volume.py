@@ -71,7 +71,8 @@ class Volume:
     """A 3D image in its own voxel grid.
 
     Attributes:
-        voxels: Values as stored, axes i, j, k of the NIfTI file; integers stay integers.
+        voxels: Values as stored; integers stay integers. Axes i, j, k are those of the file, until
+            they are brought to BraTS's.
         affine: Voxel indices to millimetres, RAS+ as nibabel gives it.
     """
 
@@ -127,7 +128,9 @@ def read_affine(content: bytes) -> Float[np.ndarray, "4 4"]:
 def _find_affine(header: nib.nifti1.Nifti1Header) -> Float[np.ndarray, "4 4"]:
     """Read where voxels lie: the sform, else the qform."""
     if not (header["sform_code"] or header["qform_code"]):
-        raise VolumeError("has neither sform nor qform, so nobody knows where its axes point")
+        raise VolumeError(
+            "has neither sform nor qform, so nobody knows where its axes point; store one of them"
+        )
     affine = np.asarray(header.get_best_affine(), np.float64)
     if not np.isfinite(affine).all():
         raise VolumeError("has no finite affine")

@@ -1,7 +1,4 @@
-"""What is said of real cases: `FEDUNETMM_BRATS` names a folder that holds sixteen of BraTS 2018."""
-
-import os
-from pathlib import Path
+"""What is said of the voxels of real cases."""
 
 import pytest
 
@@ -17,12 +14,9 @@ from pipeline.scan import inspect_case
         ("Brats18_TCIA01_201_1", []),  # 6 % of the bottom plane is head
     ],
 )
-def test_no_real_case_has_a_background_and_one_a_part_of_its_head(case_id, unusual):
-    root = os.environ.get("FEDUNETMM_BRATS")
-    if not root:
-        pytest.skip("FEDUNETMM_BRATS is not set")
-    (folder,) = Path(root, "MICCAI_BraTS_2018_Data_Training").rglob(case_id)
+def test_no_real_case_has_a_background_and_one_a_part_of_its_head(case_id, unusual, brats):
+    (folder,) = (brats / "MICCAI_BraTS_2018_Data_Training").rglob(case_id)
     report = inspect_case(discover([folder]).cases[0], "brats")
-    assert report.fault is None
+    assert report.faults == ()
     voxels = [f for f in report.findings if not f.startswith("no ") and "label voxels" not in f]
     assert voxels == unusual
