@@ -100,8 +100,8 @@ def _require_locks() -> None:
     folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or gettempdir())
     if not takes_locks(folder):
         raise InputError(
-            f"torch.compile keeps its files in {folder}, on a file system without locks; set TMPDIR to a folder "
-            "on a disk of this machine, or train with --compile off"
+            f"torch.compile keeps its files in {folder}, on a file system without locks; set TMPDIR to a "
+            "folder on a disk of this machine, or train with --compile off"
         )
 
 
