@@ -51,6 +51,8 @@ def complete_environment() -> None:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = _private_folder()
+    if not os.access(Path.home(), os.W_OK):  # such as `/`; Matplotlib would complain each time
+        os.environ.setdefault("MPLCONFIGDIR", _private_folder())
     if usable_cores() < _reachable_cores():
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
 

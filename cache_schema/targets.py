@@ -1,6 +1,7 @@
 """Places to write to, tried before the work whose result goes there."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -53,6 +54,23 @@ def require_writable_folder(path: Path, option: str) -> None:
         ) from error
 
 
+def takes_locks(folder: Path) -> bool:
+    """Tell whether files in a folder can be locked; some network file systems have no locks.
+
+    Args:
+        folder: It need not exist yet.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with TemporaryFile(dir=_nearest(folder.resolve())) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            return False
+    return True
+
+
 def _try_file(path: Path) -> None:
     """Open a file that exists for writing; a pipe would wait for its reader, so it is only asked."""
     if path.is_file():
@@ -63,9 +81,12 @@ def _try_file(path: Path) -> None:
 
 def _try_folder(folder: Path) -> None:
     """Write a nameless file to the nearest folder that exists: permissions alone do not tell."""
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    with TemporaryFile(dir=existing):
+    with TemporaryFile(dir=_nearest(folder)):
         pass
+
+
+def _nearest(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _error(number: int) -> OSError:

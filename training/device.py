@@ -1,14 +1,18 @@
 """Where to compute, in which precision, and with what memory."""
 
 import ctypes
+import os
 import sys
 from contextlib import AbstractContextManager
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Final
 
 import torch
 from torch import nn
 
 from cache_schema.errors import InputError
+from cache_schema.targets import takes_locks
 
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_MAX: Final = -4
@@ -78,9 +82,27 @@ def compile_where_it_pays(model: nn.Module, choice: str, device: torch.device) -
     of launching each, which takes the host longer than the arithmetic takes the GPU. A pass then writes
     to the same memory as the one before: what is to outlive a step has to be copied. On a CPU compiling
     takes longer than most runs.
+
+    Raises:
+        InputError: If torch.compile cannot work here.
     """
     if choice == "on" or (choice == "auto" and device.type == "cuda"):
+        _require_locks()
         model.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
+
+
+def _require_locks() -> None:
+    """Make sure that torch.compile, which locks its files, can keep them where it does.
+
+    Raises:
+        InputError: If that file system has no locks.
+    """
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or gettempdir())
+    if not takes_locks(folder):
+        raise InputError(
+            f"torch.compile keeps its files in {folder}, on a file system without locks; set TMPDIR to a "
+            "folder on a disk of this machine, or train with --compile off"
+        )
 
 
 def keep_freed_memory(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Cores: those that the machine has, the process may run on, and its container may use."""
+"""Cores: those that a process may run on and its container may use. A user without a name gets one."""
 
 import getpass
 import os
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from cache_schema.machine import complete_environment, usable_cores
+
+NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +90,9 @@ def nobody(monkeypatch, tmp_path):
         raise KeyError(f"getpwuid(): uid not found: {uid}")
 
     monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr("cache_schema.machine.usable_cores", lambda: 8)  # no quota
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", "OMP_NUM_THREADS"):
+    for name in (*NAMES, "HOME", "MPLCONFIGDIR", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "to be restored")
         monkeypatch.delenv(name)
 
@@ -115,14 +118,23 @@ def test_a_home_that_somebody_else_made_is_not_used(nobody, tmp_path):
 
 def test_what_is_set_stays(nobody, tmp_path, monkeypatch):
     monkeypatch.setenv("LOGNAME", "ada")
-    monkeypatch.setenv("HOME", "/somewhere")
+    (tmp_path / "ada").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "ada"))
+    before = dict(os.environ)
     complete_environment()
-    assert (getpass.getuser(), Path.home()) == ("ada", Path("/somewhere"))
-    assert list(tmp_path.iterdir()) == []
+    assert dict(os.environ) == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "ada"]
+
+
+def test_a_home_that_cannot_be_written_stays_but_is_not_written_to(nobody, tmp_path, monkeypatch):
+    (tmp_path / "notes").write_text("mine")
+    monkeypatch.setenv("HOME", str(tmp_path / "notes" / "home"))
+    complete_environment()
+    assert Path.home() == tmp_path / "notes" / "home"
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / f"home-of-uid-{os.getuid()}")
 
 
 def test_under_a_quota_libraries_start_as_many_threads_as_it_allows(nobody, monkeypatch):
-    monkeypatch.setattr("cache_schema.machine.usable_cores", lambda: 8)
     complete_environment()
     assert "OMP_NUM_THREADS" not in os.environ
     monkeypatch.setattr("cache_schema.machine.usable_cores", lambda: 3)

@@ -1,5 +1,7 @@
 """Places to write to: refused before the work, and left as they were."""
 
+import errno
+import fcntl
 import os
 import re
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cache_schema.errors import InputError
-from cache_schema.targets import require_writable_file, require_writable_folder
+from cache_schema.targets import require_writable_file, require_writable_folder, takes_locks
 
 REQUIREMENTS = [require_writable_file, require_writable_folder]
 
@@ -75,6 +77,18 @@ def test_a_file_system_that_may_not_be_written_is_refused(tmp_path, require, mon
     monkeypatch.setattr(os, "open", read_only)
     with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\)"):
         require(tmp_path / "out", "--out")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524])
+def test_a_folder_without_locks_is_told_from_one_with_them(tmp_path, monkeypatch, number):
+    assert takes_locks(tmp_path / "new")
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert not takes_locks(tmp_path / "new")
+    assert below(tmp_path) == set()
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import resource
 import subprocess
 import sys
@@ -6,7 +8,12 @@ import pytest
 import torch
 
 from cache_schema.errors import InputError
-from training.device import choose_device, choose_devices, device_kind
+from training.device import (
+    choose_device,
+    choose_devices,
+    compile_where_it_pays,
+    device_kind,
+)
 
 
 def test_cpu_is_cpu():
@@ -46,6 +53,18 @@ def test_the_kind_of_a_device_is_known_without_it(names, kind):
 
 def test_auto_is_of_the_kind_that_is_there():
     assert device_kind("auto") == choose_device("auto").type
+
+
+def test_compiling_where_files_cannot_be_locked_is_refused_with_what_to_do(monkeypatch, tmp_path):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "new"))
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    network = torch.nn.Linear(1, 1)
+    with pytest.raises(InputError, match=rf"{tmp_path}/new, .* without locks; .*--compile off"):
+        compile_where_it_pays(network, "on", torch.device("cpu"))
+    compile_where_it_pays(network, "auto", torch.device("cpu"))  # does not compile here
 
 
 KEPT = """
