@@ -2,11 +2,12 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cache_schema.manifest import Options, write_manifest
+from cache_schema.manifest import Options, read_manifest, write_manifest
 from pipeline.assemble import assemble_manifest
 from pipeline.phantom.archives import write_phantom
 from pipeline.plan import Plan, make_plan
@@ -46,7 +47,9 @@ def small_tree(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_plan(small_tree) -> Plan:
-    return make_plan([small_tree], OPTIONS)
+    """Its cases are taken for scans of patients, whom the paper's tables may stand beside."""
+    plan = make_plan([small_tree], OPTIONS)
+    return replace(plan, cases=tuple(replace(case, is_synthetic=False) for case in plan.cases))
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +61,16 @@ def small_cache(small_plan, tmp_path_factory) -> Path:
         for shard in small_plan.shards
     ]
     write_manifest(cache, assemble_manifest(small_plan, outcomes))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def synthetic_cache(small_cache, tmp_path_factory) -> Path:
+    """The small cache with the truth about its cases: a program made them."""
+    cache = Path(shutil.copytree(small_cache, tmp_path_factory.mktemp("synthetic") / "cache"))
+    manifest = read_manifest(cache)
+    cases = tuple(case.model_copy(update={"synthetic": True}) for case in manifest.cases)
+    write_manifest(cache, manifest.model_copy(update={"cases": cases, "synthetic": True}))
     return cache
 
 

@@ -151,5 +151,6 @@ def _document(result: ClientEvaluation) -> dict[str, Any]:
             for client, means in clients.items()
         },
         "note": TRAINED_ON,
+        "synthetic": result.evaluation.is_synthetic,
         "spread": {key: found and asdict(found) for key, found in spread.items()},
     }

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from cache_schema.errors import InputError
+from cache_schema.files import reporting
 from cache_schema.targets import require_writable_folder
 from cache_schema.vocabulary import COHORTS, SYNTHETIC_DESCRIPTION, SYNTHETIC_MARK, Cohort
 from pipeline.phantom.brain import Shape
@@ -91,9 +92,17 @@ def write_phantom(
         on_case: Called with a case's id when its five files are written.
 
     Raises:
-        InputError: If `out` is in use or a number is out of range; the message names the option.
+        InputError: If `out` is in use or cannot be written, or a number is out of range; the message
+            names the option.
     """
     _check_request(out, num_patients, seed, shape)
+    with reporting(out, option="OUT", advice="make room and begin again in a new folder"):
+        return _write_archives(out, num_patients, seed, shape, on_case)
+
+
+def _write_archives(
+    out: Path, num_patients: int, seed: int, shape: Shape, on_case: Callable[[str], None] | None
+) -> PhantomSummary:
     patients = [
         draw_patient(np.random.default_rng([seed, _PATIENTS]), index)
         for index in range(num_patients)

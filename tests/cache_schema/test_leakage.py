@@ -1,6 +1,6 @@
 """The sentence that goes wherever scores go."""
 
-from cache_schema.leakage import SiteLeakage, describe_leakage
+from cache_schema.leakage import SiteLeakage, describe_data, describe_leakage
 from cache_schema.manifest import CohortLeakage, LeakageRecord
 
 LEAKAGE = LeakageRecord(
@@ -28,3 +28,13 @@ def test_what_one_hospital_knows_of_its_test_patients_is_not_taken_for_all():
     assert describe_leakage(leakage, "brats2020") == (
         f"{LEAK} by this hospital, 1 of 2 of brats2020{end}"
     )
+
+
+def test_synthetic_data_are_called_so_before_the_leak():
+    line = describe_data(LEAKAGE, "brats2020", is_synthetic=True)
+    assert (
+        line
+        == f"synthetic data: scans of nobody, made by prep phantom; {LEAK}, 1 of 2 of brats2020"
+    )
+    for unknown_or_real in (None, False):
+        assert describe_data(LEAKAGE, is_synthetic=unknown_or_real) == LEAK

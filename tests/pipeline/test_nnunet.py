@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from cache_schema.errors import InputError
+from cache_schema.files import replacing
 from cache_schema.manifest import count_cohorts, read_manifest, write_manifest
 from pipeline.assemble import assemble_manifest
 from pipeline.nnunet import export_nnunet, split_folds
@@ -353,6 +354,18 @@ def test_an_interrupted_export_has_no_name_and_goes_on_from_whole_cases(
     assert contents(out) == contents(exported)
     assert {name: (out / "labelsTr" / name).stat().st_ino for name in kept} == kept
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_what_a_killed_export_left_half_written_is_not_in_the_dataset(
+    small_cache, exported, tmp_path
+):
+    with pytest.raises(KeyboardInterrupt):
+        export_nnunet(small_cache, tmp_path / NAME, on_case=stop_at(2))
+    folder = tmp_path / f".{NAME}.partial" / "imagesTr"
+    killed = replacing(folder / "BraTS20_Training_001_0000.nii.gz")
+    killed.__enter__().write_bytes(b"half")
+    export_nnunet(small_cache, tmp_path / NAME)
+    assert contents(tmp_path / NAME) == contents(exported)
 
 
 def test_an_unfinished_export_with_other_options_is_not_gone_on_with(small_cache, tmp_path):

@@ -8,8 +8,10 @@ from typer.testing import CliRunner
 
 import cli
 from cache_schema.errors import InputError
+from cache_schema.leakage import SYNTHETIC_NOTE
 from cache_schema.manifest import Move, Quarantined, Repair, read_manifest
 from pipeline.page import write_pictures
+from pipeline.pictures import summary_figure
 
 
 class Page(HTMLParser):
@@ -110,6 +112,14 @@ def test_a_leak_is_stated_and_marked(manifest, page_of):
     page = page_of(manifest.model_copy(update={"options": options, "leakage": leakage}))
     text = " ".join(page.words)
     assert "protocol paper: 28 of 29 test patients were also trained on" in text
+
+
+def test_a_page_and_a_slide_of_synthetic_data_say_so(manifest, page_of):
+    note, synthetic = SYNTHETIC_NOTE[1:], manifest.model_copy(update={"synthetic": True})
+    assert note in " ".join(page_of(synthetic).words)
+    assert note not in " ".join(page_of(manifest).words)
+    assert note in summary_figure(synthetic, []).get_suptitle()
+    assert note not in summary_figure(manifest, []).get_suptitle()
 
 
 def test_what_was_mended_moved_or_left_out_is_listed_and_escaped(manifest, page_of):

@@ -26,7 +26,8 @@ from distributed import Client, LocalCluster
 
 import pipeline.cluster
 from cache_schema.errors import InputError
-from cache_schema.manifest import read_manifest
+from cache_schema.files import replacing
+from cache_schema.manifest import read_manifest, to_json
 from cache_schema.verify import verify_cache
 from pipeline.cluster import SILENT, connect
 from pipeline.cohorts import Case
@@ -353,6 +354,36 @@ def test_files_that_are_not_ours_are_left_alone(run, small_plan, cache_copy):
     run(small_plan, cache_copy)
     assert (cache_copy / "notes.h5").read_text() == "mine"
     assert (cache_copy / "clients" / "client-00" / "notes.partial").read_text() == "mine"
+
+
+def as_version_1(cache):
+    """Makes a cache's manifest that of an earlier release, which did not say what is synthetic."""
+    manifest = read_manifest(cache)
+    cases = tuple(case.model_copy(update={"synthetic": None}) for case in manifest.cases)
+    changed = {"schema_version": 1, "synthetic": None, "cases": cases}
+    text = to_json(manifest.model_copy(update=changed))
+    (cache / "manifest.json").write_text(text, "utf-8")
+
+
+def test_shards_of_a_cache_of_version_1_are_kept_and_its_manifest_becomes_version_2(
+    run, small_plan, cache_copy
+):
+    before = all_bytes(cache_copy)
+    as_version_1(cache_copy)
+    assert '"synthetic"' not in (cache_copy / "manifest.json").read_text("utf-8")
+    assert verify_cache(cache_copy) == []
+    killed = replacing(cache_copy / "manifest.json")
+    killed.__enter__().write_text("half")
+    result = run(small_plan, cache_copy)
+    assert result.num_reused == len(small_plan.shards)
+    assert all_bytes(cache_copy) == before
+
+
+def test_slices_of_a_cache_of_version_1_are_reused(run, small_plan, cache_copy, tmp_path):
+    as_version_1(cache_copy)
+    result = run(small_plan, tmp_path / "new", reuse=cache_copy)
+    assert result.manifest.schema_version == 2
+    assert verify_cache(tmp_path / "new", deep=True) == []
 
 
 def test_an_interrupted_run_is_completed_to_the_same_bytes(run, small_plan, cache_copy):

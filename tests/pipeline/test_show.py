@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from cache_schema.leakage import SYNTHETIC_NOTE
 from cache_schema.manifest import read_manifest
 from pipeline.scan import CaseReport, summarise
 from pipeline.show import client_table, cohort_table, describe_options, plan_table, scan_tables
@@ -70,6 +71,13 @@ def test_leaked_test_patients_are_shown(manifest, rows):
     table = rows(cohort_table(manifest.model_copy(update={"leakage": leakage})))
     assert ["brats2018", "5", "5", "1", "28 of 29"] in table
     assert ["brats2019", "5", "5", "1", "no test set"] in table
+
+
+def test_the_cohorts_say_their_leak_and_whether_they_are_synthetic(manifest):
+    leak = "protocol patient: 0 of 1 test patients were also trained on"
+    assert cohort_table(manifest).caption == leak
+    synthetic = manifest.model_copy(update={"synthetic": True})
+    assert cohort_table(synthetic).caption == f"{SYNTHETIC_NOTE}; {leak}"
 
 
 def test_a_plan_is_shown_by_owner(small_plan, rows):

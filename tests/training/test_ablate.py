@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 import cli
 import training.ablate
 from cache_schema.errors import InputError
+from cache_schema.leakage import SYNTHETIC_NOTE
 from cache_schema.manifest import LeakageRecord, digest, read_manifest
 from training.ablate import (
     ROWS,
@@ -192,6 +194,27 @@ def test_tables_show_ours_above_the_published_scores():
     rows = printed(statistics_table(made_up()))
     assert ["ours", "WT", "0.00", "0.000", "0", "-", "-"] in rows
     assert ["published", "ET", "0.50", "0.245", "0.0069", "0.318", "0.59"] in rows
+
+
+def test_nothing_published_stands_beside_scores_on_synthetic_data(tmp_path):
+    ablation = replace(made_up(), is_synthetic=True)
+    for table in (ablation_table(ablation), statistics_table(ablation)):
+        words = " ".join(word for row in printed(table) for word in row)
+        assert "published" not in words
+        assert "77.76" not in words
+        assert SYNTHETIC_NOTE in words
+        assert "ours" in words
+    assert list(ablation_statistics(ablation)) == ["ours"]
+    text = write_ablation(tmp_path, ablation).read_text()
+    assert "published" not in text
+    assert "77.76" not in text
+    assert json.loads(text)["synthetic"] is True
+
+
+def test_what_the_manifest_says_of_the_cases_is_what_an_ablation_says(
+    some_rows, synthetic_cache, config, tmp_path
+):
+    assert ablate(config, synthetic_cache, tmp_path, Watcher()).is_synthetic
 
 
 def test_without_the_papers_test_set_all_cases_are_shown_and_named():

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 import cli
 from cache_schema.errors import InputError
-from cache_schema.manifest import read_manifest
+from cache_schema.manifest import digest, read_manifest
+from training.score_files import load_evaluation
 
 
 @pytest.fixture
@@ -52,6 +53,19 @@ def test_one_run_is_scored_written_and_shown_beside_the_paper(run, small_cache):
     expected = [c.case_id for c in read_manifest(small_cache).cases if c.split == "test"]
     assert [row["case_id"] for row in rows] == expected
     assert not (run / "clients-evaluation.json").exists()
+
+
+def test_on_synthetic_data_nothing_published_is_shown_and_every_table_says_so(run, synthetic_cache):
+    identity = digest(read_manifest(synthetic_cache))
+    provenance = read_json(run, "provenance.json") | {"manifest": identity}
+    (run / "provenance.json").write_text(json.dumps(provenance))
+    code, text = call(run, "--cache", synthetic_cache)
+    assert code == 0
+    assert "published" not in text
+    assert "paper" not in text
+    assert text.count("synthetic data:") == 1 + 3
+    assert read_json(run, "evaluation.json")["synthetic"] is True
+    assert load_evaluation(run, read_manifest(synthetic_cache)).is_synthetic
 
 
 def test_options_of_the_network_and_of_the_scores_are_saved_and_said(run, small_cache):

@@ -3,6 +3,7 @@
 import pytest
 
 from cache_schema.errors import InputError
+from cache_schema.files import replacing
 from cache_schema.manifest import digest, read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, Source
 from cache_schema.vocabulary import MODALITIES
@@ -52,6 +53,16 @@ def test_scores_belong_to_the_one_cache_of_all_or_to_that_of_any_site(
     begin(tmp_path / "strange", tiny_config, {0: "another", 1: "one more"})
     with pytest.raises(InputError, match="trained on another cache"):
         require_same_cache(tmp_path / "strange", small_cache, manifest)
+
+
+def test_what_a_killed_process_left_half_written_is_gone_when_a_run_goes_on(tiny_config, tmp_path):
+    run = tmp_path / "run"
+    begin(run, tiny_config, {0: "a"})
+    names = {path.name for path in run.iterdir()}
+    killed = replacing(run / "resume.safetensors")
+    killed.__enter__().write_text("half")
+    begin(run, tiny_config, {0: "a"}, resume=True)
+    assert {path.name for path in run.iterdir()} == names
 
 
 def test_a_run_goes_on_with_the_same_settings_and_sites_alone(tiny_config, tmp_path):

@@ -4,7 +4,7 @@ import math
 import pytest
 from rich.console import Console
 
-from cache_schema.leakage import SiteLeakage, describe_leakage
+from cache_schema.leakage import SYNTHETIC_NOTE, SiteLeakage, describe_leakage
 from cache_schema.manifest import CohortLeakage, LeakageRecord
 from cache_schema.vocabulary import REGIONS
 from training.comparison import compare_runs
@@ -142,6 +142,33 @@ def test_the_papers_tables_come_with_our_rows_for_the_cohorts_that_have_cases():
     assert ["runs/fed", "ours", "75.00", "100.00", "87.50", "87.50", "20.62", "69.15"] in rows_of(
         second
     )
+
+
+def test_no_published_row_stands_beside_scores_on_synthetic_data():
+    runs = [scored_run("runs/fed", is_synthetic=True), scored_run("runs/start", round_number=0)]
+    for table in paper_tables(runs):
+        text = printed(table)
+        assert "published" not in text
+        assert "paper's" not in text
+        assert "76.93" not in text
+    rows = rows_of(printed(paper_tables(runs)[0]))
+    assert ["runs/fed", "ours", "25.00", "50.00", "75.00", "50.00", "20.62", "69.15"] in rows
+    assert table.row_count == len(runs)
+
+
+def test_every_table_of_scores_on_synthetic_data_says_so():
+    run = scored_run("runs/fed", is_synthetic=True)
+    comparisons = compare_runs({"a": run.evaluation, "b": run.evaluation})
+    tables = [
+        score_table(run.evaluation),
+        *paper_tables([run]),
+        comparison_table(comparisons, LEAKAGE, is_synthetic=True),
+        fairness_table(ClientEvaluation(run.evaluation, (0, 1))),
+    ]
+    for table in tables:
+        assert f"{SYNTHETIC_NOTE}; {LEAK}" in " ".join(printed(table).split())
+    for table in (score_table(evaluation()), comparison_table(comparisons, LEAKAGE)):
+        assert "synthetic" not in printed(table)
 
 
 def test_every_table_of_the_paper_carries_our_leak_convention_and_number_of_cases():

@@ -232,6 +232,17 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    with pytest.raises(
+        InputError, match=r"^OUT .*a cannot be written \(No space left on device\);"
+    ):
+        write_phantom(tmp_path / "a", num_patients=1, shape=(16, 16, 16))
+
+
 def test_a_file_is_refused_as_a_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"^OUT .*file is a file: name a folder"):

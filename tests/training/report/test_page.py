@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from cache_schema.errors import InputError
+from cache_schema.leakage import SYNTHETIC_NOTE
+from cache_schema.manifest import digest, read_manifest
 from training.central import run_central
 from training.report.page import describe_pace, write_report
 
@@ -73,6 +75,25 @@ def test_a_run_with_scores_is_told_from_data_to_settings(page_of, scored_run):
         f"Clients received {num_bytes / 1e3:.1f} kB and sent {num_bytes / 1e3:.1f} kB." in page.text
     )
     assert "Nobody was absent, lost or refused" in page.text
+
+
+def test_a_report_on_synthetic_data_says_so_and_shows_nothing_published(
+    synthetic_cache, copy, tmp_path
+):
+    run = copy("phantom")
+    identity = digest(read_manifest(synthetic_cache))
+    for name in ("provenance.json", "evaluation.json"):
+        document = json.loads((run / name).read_text())
+        (run / name).write_text(json.dumps({**document, "manifest": identity}))
+    out = tmp_path / "report.html"
+    write_report([run], synthetic_cache, out, device="cpu")
+    page = Page(out.read_text("utf-8"))
+    text = " ".join(page.words)
+    assert ("h2", "Cohort by cohort") in page.headings
+    assert SYNTHETIC_NOTE[1:] in text
+    assert "No published row stands beside scores of synthetic data" in text
+    for published in ("FedUNetMM published", "76.93", "Beside the paper", "paper's Table"):
+        assert published not in text
 
 
 def test_several_runs_are_compared(page_of, scored_run, copy):

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from cache_schema.leakage import SYNTHETIC_NOTE
+from training.report.data_tables import cohort_table
 from training.report.score_tables import (
     fairness_table,
     metric_tables,
@@ -169,3 +171,18 @@ def test_every_table_of_scores_carries_protocol_and_leak_count(scored_as, scored
     for table in tables:
         assert table.has_scores
         assert "protocol paper: 28 of 29 test patients were also trained on" in table.caption
+
+
+def test_no_published_row_stands_beside_scores_on_synthetic_data(
+    scored_as, scored_record, manifest
+):
+    runs = [scored_as(name, LOW, HIGH, is_synthetic=True) for name in ("one", "two")]
+    (table,) = paper_tables(runs)
+    assert [row.cells[:2] for row in table.rows] == [("one", "ours"), ("two", "ours")]
+    assert "aper" not in table.caption
+    tables = [*metric_tables(runs[0]), table, *side_by_side_tables(runs), paired_test_table(runs)]
+    synthetic = manifest.model_copy(update={"synthetic": True})
+    tables += [fairness_table(scored_record, synthetic), cohort_table(synthetic, manifest.leakage)]
+    for table in tables:
+        assert SYNTHETIC_NOTE in table.caption
+    assert "synthetic" not in fairness_table(scored_record, manifest).caption
