@@ -147,7 +147,7 @@ def _refuse_another_budget(out: Path, budget: Budget) -> None:
         InputError: If it had another one.
     """
     path = out / BUDGET_NAME
-    if not path.exists():
+    if not path.exists() or not any(is_begun(folder) for folder in out.iterdir()):
         return
     begun = Budget(**json.loads(path.read_text(encoding="utf-8")))
     if begun != budget:

@@ -9,13 +9,13 @@ from cache_schema.errors import InputError
 from cache_schema.geometry import restore_volume, spacing_mm
 from cache_schema.manifest import digest, read_manifest
 from cache_schema.targets import require_writable_folder
-from training.checkpoint import load_weights
+from training.checkpoint import WEIGHTS_NAME, load_weights
 from training.config import TrainConfig, read_config
 from training.data.volumes import CaseVolume, VolumeDataset
 from training.device import choose_device
 from training.metrics import CONVENTIONS, score_case
 from training.models.initial import initial_model, patch_of
-from training.models.trained import trained_model
+from training.models.trained import naming, trained_model
 from training.predict import predict_labels
 from training.provenance import known_leakage, read_provenance, require_same_cache
 from training.scores import CaseScore, Evaluation, Scoring
@@ -70,7 +70,8 @@ def evaluate(
         Every metric of every region and case.
 
     Raises:
-        InputError: If run or cache cannot be used, do not belong together, or there is no test set.
+        InputError: If run or cache cannot be used, do not belong together, there is no test set, or the
+            network gives NaN.
     """
     dataset = VolumeDataset(cache, split="test")
     if len(dataset) == 0:
@@ -110,7 +111,8 @@ def evaluate_dataset(
     scores = []
     for index in range(len(dataset)):
         # Nothing but the scores outlives the call, so that no two cases are in memory.
-        score = score_volume(model, dataset[index], config, scoring)
+        with naming(run if untrained else run / WEIGHTS_NAME):
+            score = score_volume(model, dataset[index], config, scoring)
         scores.append(score)
         on_case(score.case_id, len(dataset))
     return Evaluation(

@@ -17,11 +17,12 @@ from cache_schema.errors import InputError
 from cache_schema.files import replacing, reporting
 from cache_schema.targets import require_writable_file
 from cache_schema.vocabulary import LABELS
+from training.checkpoint import WEIGHTS_NAME
 from training.config import TrainConfig, read_config
 from training.models.initial import patch_of
-from training.models.trained import trained_model
+from training.models.trained import naming, trained_model
 from training.onnx_format import load_onnx, require_onnx, write_onnx
-from training.predict import STRIDE
+from training.predict import STRIDE, require_finite
 from training.provenance import read_preprocessing
 from training.targets import PLANES
 
@@ -96,7 +97,7 @@ def export_run(run: Path, out: Path) -> float:
 
     Raises:
         InputError: If the run or the name cannot be used, the extra `onnx` is missing, or the file
-            does not compute the same; there is no file then.
+            does not compute the same, or the network gives NaN; there is no file then.
     """
     if out.suffix not in FORMATS:
         raise InputError(f"--out {out}: give a name that ends in {' or '.join(FORMATS)}")
@@ -106,7 +107,8 @@ def export_run(run: Path, out: Path) -> float:
     config = read_config(run)
     network, round_number = trained_model(run, config)
     metadata = describe_network(run, config, round_number)
-    return export_network(network, out, metadata, patch=patch_of(config))
+    with naming(run / WEIGHTS_NAME):
+        return export_network(network, out, metadata, patch=patch_of(config))
 
 
 def describe_network(run: Path, config: TrainConfig, round_number: int) -> dict[str, str]:
@@ -189,13 +191,16 @@ def largest_difference(
     """Compare two programs on random images.
 
     Returns:
-        The largest absolute difference; NaN if a value is.
+        The largest absolute difference; NaN if a value of the exported one is.
+
+    Raises:
+        NotFiniteError: If a value of the model is.
     """
     generator = torch.Generator().manual_seed(0)
     differences = []
     for shape in shapes:
         image = torch.randn(shape, generator=generator)
         with torch.inference_mode():
-            expected = model(image).numpy()
+            expected = require_finite(model(image)).numpy()
         differences.append(np.abs(exported(image.numpy()) - expected).max())
     return float(np.max(differences))

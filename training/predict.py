@@ -10,10 +10,16 @@ from jaxtyping import Float16, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cache_schema.errors import InputError
 from cache_schema.vocabulary import LABELS
 from training.models.patch import Size
 from training.targets import Target, decode_prediction
 from training.windows import slide
+
+
+class NotFiniteError(InputError):
+    """A network gives probabilities that are not numbers, which would be decoded as background."""
+
 
 STRIDE = 32
 """Sides of slices are padded to multiples of this, 240 to 256; the network's smallest feature."""
@@ -48,6 +54,9 @@ def predict_labels(
 
     Returns:
         BraTS values 0, 1, 2, 4.
+
+    Raises:
+        NotFiniteError: If the network gives NaN.
     """
     batches = _probabilities(model, image, batch_size=batch_size, patch=patch, tta=tta)
     labels = np.empty((len(image), *image.shape[2:]), np.uint8)
@@ -76,6 +85,9 @@ def predict_probabilities(
 
     Returns:
         From 0 to 1, the planes in the order of `training.targets.PLANES` for the network's target.
+
+    Raises:
+        NotFiniteError: If the network gives NaN.
     """
     found = np.empty((len(image), 3, *image.shape[2:]), np.float32)
     batches = _probabilities(model, image, batch_size=batch_size, patch=patch, tta=tta)
@@ -121,13 +133,27 @@ def _probabilities(
         volume = torch.from_numpy(image).to(device).float().swapaxes(0, 1).unsqueeze(0)
         with torch.inference_mode():
             whole = _averaged(partial(slide, model, patch=patch), volume, tta=tta)
-        yield 0, whole.squeeze(0).swapaxes(0, 1)
+        yield 0, require_finite(whole).squeeze(0).swapaxes(0, 1)
         return
     for start in range(0, len(image), batch_size):
         batch = torch.from_numpy(image[start : start + batch_size]).to(device).float()
         with torch.inference_mode():
             probability = _averaged(partial(_probability, model), batch, tta=tta)
-        yield start, probability
+        yield start, require_finite(probability)
+
+
+def require_finite(probability: Float32[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """Give probabilities back if all are numbers.
+
+    Raises:
+        NotFiniteError: If one is not.
+    """
+    if not probability.isfinite().all():
+        raise NotFiniteError(
+            "the network gives probabilities that are not numbers (NaN), so its training has diverged: "
+            "train again with a lower --learning-rate, or take another run"
+        )
+    return probability
 
 
 def _averaged(

@@ -9,10 +9,11 @@ from jaxtyping import Float16, Float32, UInt8
 from torch import nn
 
 from cache_schema.preprocessing import PreprocessingRecord
+from training.checkpoint import WEIGHTS_NAME
 from training.config import read_config
 from training.device import choose_device, keep_freed_memory
 from training.models.initial import patch_of
-from training.models.trained import trained_model
+from training.models.trained import naming, trained_model
 from training.predict import drop_small_enhancing, predict_labels, predict_probabilities
 from training.provenance import read_preprocessing
 from training.targets import PLANES, Target, decode_prediction
@@ -23,6 +24,7 @@ class Predictor:
     """A trained network and what it expects.
 
     Attributes:
+        weights: The file that they come from.
         network: On the device where it computes.
         target: What its planes mean.
         preprocessing: How its training slices were made.
@@ -33,6 +35,7 @@ class Predictor:
         keeps_probabilities: Also give the probabilities.
     """
 
+    weights: Path
     network: nn.Module
     target: Target
     preprocessing: PreprocessingRecord
@@ -57,7 +60,19 @@ class Predictor:
 
         Returns:
             BraTS values 0, 1, 2, 4, and the probabilities of the planes or None.
+
+        Raises:
+            InputError: If the network gives NaN.
         """
+        with naming(self.weights):
+            return self._segment(image)
+
+    def _segment(
+        self, image: Float16[np.ndarray, "slice 4 height width"]
+    ) -> tuple[
+        UInt8[np.ndarray, "slice height width"],
+        Float32[np.ndarray, "slice 3 height width"] | None,
+    ]:
         if not self.keeps_probabilities:
             labels = predict_labels(
                 self.network,
@@ -102,6 +117,7 @@ def open_predictor(
     place = choose_device(device)
     keep_freed_memory(place)
     return Predictor(
+        run / WEIGHTS_NAME,
         network.to(place),
         config.target,
         preprocessing,

@@ -1,5 +1,6 @@
 """What a run leaves behind to read: a JSON line for every round, and boards such as TensorBoard."""
 
+import fcntl
 import json
 import os
 import time
@@ -160,6 +161,8 @@ class RunLog:
         self._run = run
         self._boards: list[Board] = []
         self._file = (run / LOG_NAME).open("a", encoding="utf-8")
+        with suppress(OSError):  # held until the process ends, however it does; see `is_written`
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if self._file.tell() and not (run / LOG_NAME).read_bytes().endswith(b"\n"):
             self._file.write("\n")  # a kill cut the last line short; the next one starts afresh
         self._rounds = {record.round: record for record in read_rounds(run)}
@@ -235,6 +238,16 @@ def open_log(run: Path, boards: Sequence[Board] = ()) -> Iterator[RunLog]:
         raise
     finally:
         log.close(outcome)
+
+
+def is_written(run: Path) -> bool:
+    """Tell whether a process has the log of a run open, or may have: not every file system knows locks."""
+    try:
+        with (run / LOG_NAME).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
 
 
 def scalars_of(record: RoundRecord) -> dict[str, float]:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, read_manifest
-from training.config import CONFIG_NAME, TrainConfig, read_config
+from training.attempt import holds_run
+from training.config import TrainConfig, read_config
 from training.metrics import DEFAULT_CONVENTION
 from training.provenance import require_same_cache
 from training.score_files import load_evaluation
@@ -24,8 +25,8 @@ def require_test_cases(cache: Path) -> Manifest:
 
 
 def is_begun(folder: Path) -> bool:
-    """Tell whether a folder holds a run."""
-    return (folder / CONFIG_NAME).exists()
+    """Tell whether a folder holds a run to go on with: one of which anything was finished."""
+    return holds_run(folder)
 
 
 def refuse_another_run(

@@ -12,7 +12,8 @@ from cache_schema.files import remove_partials
 from cache_schema.manifest import read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, record_preprocessing
 from cache_schema.targets import require_writable_folder
-from training.config import CONFIG_NAME, TrainConfig, option_of, read_config, write_config
+from training.attempt import clear_attempt, holds_run
+from training.config import TrainConfig, option_of, read_config, write_config
 from training.data.batches import TrainingSet
 from training.device import (
     choose_device,
@@ -96,6 +97,7 @@ def open_session(
     require_company(config, dataset, members, least_batch)
     if not resume:
         run.mkdir(parents=True, exist_ok=True)
+        clear_attempt(run)
         write_provenance(run, manifest, device=",".join(map(str, devices)))
     write_preprocessing(run, record_preprocessing(manifest))  # runs of earlier releases lack it
     if not resume:
@@ -136,21 +138,27 @@ def open_remote_run(
         remove_partials(run)
         write_preprocessing(run, preprocessing)
         return
-    require_no_run(run)
+    require_no_run(run, logs_at_once=True)
     run.mkdir(parents=True, exist_ok=True)
+    clear_attempt(run)
     write_remote_provenance(run, name=name, sites=sites)
     write_preprocessing(run, preprocessing)
     write_config(run, config)
 
 
-def require_no_run(run: Path) -> None:
+def require_no_run(run: Path, *, logs_at_once: bool = False) -> None:
     """Make sure that a run's folder can be made, and that nothing is overwritten.
 
+    Args:
+        run: Folder that a new run is to have.
+        logs_at_once: See `training.attempt.holds_run`.
+
     Raises:
-        InputError: If the folder holds a run, or cannot be written.
+        InputError: If the folder cannot be written, or holds a run that goes on, or of which any step was
+            finished.
     """
     require_writable_folder(run, "--run")
-    if (run / CONFIG_NAME).exists():
+    if holds_run(run, logs_at_once=logs_at_once):
         raise InputError(
             f"{run} holds a run already; go on with it with --resume, give another folder with --run, "
             "or remove it"

@@ -282,3 +282,13 @@ def test_lost_weights_come_back_from_the_checkpoint(small_cache, config, undistu
     assert again.steps == []
     assert load_weights(run)[1] == load_weights(undisturbed)[1] == 2
     assert same(load_weights(run)[0], load_weights(undisturbed)[0])
+
+
+def test_a_slice_that_is_left_over_is_a_batch_of_its_own_where_the_network_can_do_with_it(
+    small_cache, config, tmp_path
+):
+    num_slices = len(SliceDataset(small_cache))
+    changes = {"batch_size": num_slices - 1, "rounds": 1}
+    observer = Counting()
+    run_central(config.model_copy(update=changes), small_cache, tmp_path / "run", observer)
+    assert observer.plan == (1, 2)

@@ -1,20 +1,24 @@
 """The folder of a run whose clients train at their own places."""
 
 import pytest
+from torch import nn
 
 from cache_schema.errors import InputError
 from cache_schema.files import replacing
 from cache_schema.manifest import digest, read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, Source
 from cache_schema.vocabulary import MODALITIES
-from training.config import read_config
+from tests.training.models.test_smallest_batch import Deep
+from training.config import CENTRAL, read_config
+from training.data import SliceDataset
+from training.models.registry import MODELS, Network
 from training.provenance import (
     PREPROCESSING_NAME,
     read_preprocessing,
     read_provenance,
     require_same_cache,
 )
-from training.session import open_remote_run
+from training.session import open_remote_run, open_session
 
 PREPROCESSING = PreprocessingRecord(
     normalize="zscore",
@@ -94,3 +98,44 @@ def test_a_run_keeps_how_its_clients_made_their_slices_and_an_old_one_gets_it_wh
     (run / PREPROCESSING_NAME).unlink()
     begin(run, tiny_config, {0: "a"}, resume=True)
     assert read_preprocessing(run) == PREPROCESSING
+
+
+class OneSlice(SliceDataset):
+    """A cache of which a client has a single slice."""
+
+    def count(self, clients):
+        return min(super().count(clients), 1 if tuple(clients) == (1,) else 10**9)
+
+
+@pytest.fixture
+def deep(tiny_config, monkeypatch):
+    """Settings of a network whose BatchNorm gets a single value of each channel of a slice."""
+    monkeypatch.setitem(MODELS, "deep", Network(lambda *, num_classes: Deep(nn.BatchNorm2d)))
+    return tiny_config.model_copy(update={"model": "deep", "crop": 32, "batch_size": 2})
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", CENTRAL])
+def test_a_batch_too_small_for_the_network_is_refused_before_a_folder_is_made(
+    strategy, small_cache, deep, tmp_path
+):
+    run = tmp_path / "run"
+    config = deep.model_copy(update={"strategy": strategy, "batch_size": 1})
+    with pytest.raises(InputError, match=r"^--batch-size 1: .*--crop"):
+        open_session(config, small_cache, run, resume=False)
+    assert not run.exists()
+    wider = config.model_copy(update={"crop": 64})
+    assert open_session(wider, small_cache, run, resume=False).least_batch == 1
+
+
+def test_a_client_with_a_single_slice_is_refused_before_a_folder_is_made_unless_it_has_company(
+    small_cache, deep, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("training.training_set.SliceDataset", OneSlice)
+    run = tmp_path / "run"
+    with pytest.raises(InputError, match=r"^client 1 has a single .*--slices all.*--crop.*--min"):
+        open_session(deep, small_cache, run, resume=False)
+    assert not run.exists()
+    central = deep.model_copy(update={"strategy": CENTRAL})
+    assert open_session(central, small_cache, tmp_path / "all", resume=False).least_batch == 2
+    wider = deep.model_copy(update={"crop": 64})
+    assert open_session(wider, small_cache, run, resume=False).members == [0, 1]

@@ -6,7 +6,7 @@ from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
 from training.data import SliceDataset
 from training.data.volumes import PatchDataset, PatchKey
-from training.training_set import open_training_set, share_of_passes
+from training.training_set import open_training_set, plan_batches, share_of_passes
 
 
 @pytest.fixture
@@ -51,3 +51,12 @@ def test_slices_with_tumour_are_no_choice_of_a_network_of_volumes(small_cache, v
         InputError, match="--slices tumour: tiny3d trains on patches; --tumour-share"
     ):
         opened(config, small_cache)
+
+
+def test_batches_of_a_run_keep_a_left_over_example_apart_unless_its_network_needs_company(
+    small_cache, tiny_config
+):
+    dataset = opened(tiny_config, small_cache, clients=[0])
+    one_left = tiny_config.model_copy(update={"batch_size": len(dataset) - 1})
+    assert plan_batches(one_left, dataset, least_batch=1).num_batches((0,)) == 2
+    assert plan_batches(one_left, dataset, least_batch=2).num_batches((0,)) == 1

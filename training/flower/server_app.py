@@ -55,7 +55,7 @@ def coordinate(grid: Grid, options: Options) -> None:
     config = read_settings(options)
     run, resume = _run_folder(options), bool(options["resume"])
     if not resume:
-        require_no_run(run)
+        require_no_run(run, logs_at_once=True)
     strategy = make_strategy(config.strategy, config.strategy_options)
     model = initial_model(config)
     smallest_batch(model, config)

@@ -1,32 +1,57 @@
 """The network of a run as it was trained, and its size."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
 
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import MODALITIES
-from training.checkpoint import load_weights
+from training.checkpoint import WEIGHTS_NAME, load_weights
 from training.config import TrainConfig, read_config
 from training.models.initial import patch_of, random_model
 from training.models.size import count_flops, count_parameters
 from training.models.table import SLICE_SHAPE
+from training.predict import NotFiniteError
 
 
 def trained_model(run: Path, config: TrainConfig) -> tuple[nn.Module, int]:
     """Load the network of a run on the CPU, and the round after which it was saved.
 
     Raises:
-        InputError: If the run has no weights, or they do not fit its network.
+        InputError: If the run has no weights, or they do not fit its network or hold NaN.
     """
     model = random_model(config)
     state, round_number = load_weights(run)
+    damaged = [name for name, tensor in state.items() if tensor.isnan().any()]
+    if damaged:
+        raise InputError(
+            f"{run / WEIGHTS_NAME} holds NaN ({damaged[0]} and {len(damaged) - 1} more tensors), so the "
+            "training has diverged: train again with a lower --learning-rate, or take another run"
+        )
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the weights of {run} do not fit its network ({reason})") from error
     return model, round_number
+
+
+@contextmanager
+def naming(weights: Path) -> Iterator[None]:
+    """Name the weights with which a network gives what is no number.
+
+    Args:
+        weights: Their file, or the run's folder.
+
+    Raises:
+        InputError: In place of `NotFiniteError`.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        raise InputError(f"{weights}: {error}") from error
 
 
 def network_size(run: Path) -> tuple[int, int]:

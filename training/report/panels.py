@@ -12,10 +12,11 @@ from torch import nn
 
 from cache_schema.geometry import pixel_aspect, radiological
 from cache_schema.vocabulary import LABELS
+from training.checkpoint import WEIGHTS_NAME
 from training.data.volumes import CaseVolume, VolumeDataset
 from training.device import choose_device
 from training.models.initial import patch_of
-from training.models.trained import trained_model
+from training.models.trained import naming, trained_model
 from training.predict import predict_labels
 from training.report.picture import LABEL_COLOURS, Picture, data_uri
 from training.report.record import RunRecord
@@ -86,15 +87,16 @@ def _predict(
     # A network of volumes needs all slices of a case, and so does a rule about its enhancing voxels.
     is_whole = patch is not None or evaluation.postprocess_et > 0
     start, stop = (0, len(volume.z)) if is_whole else (index, index + 1)
-    labels = predict_labels(
-        model,
-        volume.image[start:stop],
-        run.config.target,
-        batch_size=run.config.batch_size,
-        patch=patch,
-        tta=evaluation.tta,
-        postprocess_et=evaluation.postprocess_et,
-    )
+    with naming(run.path / WEIGHTS_NAME):
+        labels = predict_labels(
+            model,
+            volume.image[start:stop],
+            run.config.target,
+            batch_size=run.config.batch_size,
+            patch=patch,
+            tta=evaluation.tta,
+            postprocess_et=evaluation.postprocess_et,
+        )
     return np.asarray(labels[index - start])
 
 

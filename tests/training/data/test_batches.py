@@ -72,6 +72,22 @@ def test_a_single_slice_that_is_left_over_joins_the_batch_before(
     assert sorted(chain(*batches)) == list(range(13))
 
 
+@pytest.mark.parametrize(
+    ("least", "batch_size", "sizes"),
+    [(1, 4, (4, 4, 4, 1)), (1, 12, (12, 1)), (1, 5, (5, 5, 3)), (2, 12, (13,)), (2, 6, (6, 7))],
+)
+def test_an_example_that_is_left_over_joins_only_where_the_network_needs_company(
+    least, batch_size, sizes, small_cache, monkeypatch
+):
+    dataset = SliceDataset(small_cache)
+    monkeypatch.setattr(dataset, "rows_of", lambda _: np.arange(13))
+    monkeypatch.setattr(dataset, "count", lambda _: 13)
+    passes = Passes(dataset, batch_size=batch_size, least_batch=least)
+    passes.plan([Pass((0,), 1)])
+    assert tuple(map(len, passes)) == sizes
+    assert len(passes) == passes.num_batches((0,)) == len(sizes)
+
+
 def test_loader_processes_read_what_the_training_process_reads(small_cache):
     dataset = SliceDataset(small_cache)
     passes = Passes(dataset, batch_size=4)

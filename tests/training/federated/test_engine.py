@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -285,3 +286,12 @@ def test_a_line_of_the_log_that_a_kill_cut_short_does_no_harm(
     assert len(read_rounds(run)) == 2
     events = [line for line in (run / "log.jsonl").read_text().splitlines() if '"resumed"' in line]
     assert len(events) == 1
+
+
+def test_a_slice_that_is_left_over_is_a_batch_of_its_own_where_the_network_can_do_with_it(
+    small_cache, tiny_config, tmp_path, observer
+):
+    counts = [SliceDataset(small_cache).count((client,)) for client in (0, 1)]
+    changes = {"batch_size": counts[0] - 1, "rounds": 1}
+    run_federation(tiny_config.model_copy(update=changes), small_cache, tmp_path / "run", observer)
+    assert observer.plan == (1, 2 + math.ceil(counts[1] / (counts[0] - 1)))
