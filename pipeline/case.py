@@ -174,10 +174,15 @@ def read_volume(sources: Mapping[str, bytes], role: str, geometry: str) -> Volum
     Raises:
         CaseError: Naming the role of the file if it is damaged, or if it has no axes.
     """
-    return _bring(decode_source(sources, role), role, geometry)
+    return bring(decode_source(sources, role), role, geometry)
 
 
-def _bring(volume: Volume, role: str, geometry: str) -> Volume:
+def bring(volume: Volume, role: str, geometry: str) -> Volume:
+    """Bring a file's volume to BraTS's axes, if its geometry may be any.
+
+    Raises:
+        CaseError: Naming the role of the file if it has no axes.
+    """
     try:
         return bring_to_brats_axes(volume) if geometry == "any" else volume
     except VolumeError as error:
@@ -191,7 +196,7 @@ def _read_segmentation(
     stored = decode_source(sources, SEGMENTATION)
     present = (name for name in MODALITIES if name in sources)
     placed, repairs = repair_origin(stored, {n: _stored_affine(sources, n) for n in present})
-    return _bring(placed, SEGMENTATION, geometry), repairs
+    return bring(placed, SEGMENTATION, geometry), repairs
 
 
 def _stored_affine(sources: Mapping[str, bytes], role: str) -> Float[np.ndarray, "4 4"]:

@@ -1,7 +1,7 @@
 """An inventory of archives: what is there, what overlaps, what is wrong. Writes nothing."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import combinations
@@ -12,6 +12,8 @@ from cache_schema.vocabulary import COHORTS, MODALITIES
 from pipeline.case import (
     Images,
     Preprocessing,
+    bring,
+    decode_source,
     prepare_case,
     read_files,
     read_sources,
@@ -114,25 +116,38 @@ def inspect_case(case: Case, geometry: str) -> CaseReport:
 
 def _file_faults(case: Case, geometry: str) -> Iterator[str]:
     """Yield what is wrong with each file by itself, and between files: a preparation stops at the first."""
-    volumes: dict[str, Volume] = {}
+    stored: dict[str, Volume] = {}
     for role in (SEGMENTATION, *MODALITIES):
         if role in case.files:
             try:
-                volumes[role] = read_volume(read_files({role: case.files[role]}), role, geometry)
+                stored[role] = decode_source(read_files({role: case.files[role]}), role)
             except CaseError as error:
                 yield str(error)
-    if SEGMENTATION in volumes:
-        affines = {name: volumes[name].affine for name in volumes if name != SEGMENTATION}
-        volumes[SEGMENTATION], _ = repair_origin(volumes[SEGMENTATION], affines)
+    if SEGMENTATION in stored:
+        affines = {name: stored[name].affine for name in stored if name != SEGMENTATION}
+        stored[SEGMENTATION], _ = repair_origin(stored[SEGMENTATION], affines)
+    volumes: dict[str, Volume] = {}
+    for role, volume in stored.items():
+        try:
+            volumes[role] = bring(volume, role, geometry)
+        except CaseError as error:
+            yield str(error)
     for name, volume in volumes.items():
-        anchor = next(iter(volumes))
-        yield from _faults(partial(check_same_grid, {anchor: volumes[anchor], name: volume}))
-        if name == SEGMENTATION:
-            yield from _faults(partial(check_label, volume.voxels))
-            yield from _faults(partial(check_geometry, {name: volume}, geometry))
-        else:
-            settings = Preprocessing("zscore", bias_correct=False, geometry=geometry, plane=(0, 0))
-            yield from _faults(partial(Images, {name: take_head(volume, settings, name)}, settings))
+        yield from _volume_faults(name, volume, volumes, geometry)
+
+
+def _volume_faults(
+    name: str, volume: Volume, volumes: Mapping[str, Volume], geometry: str
+) -> Iterator[str]:
+    """Yield what is wrong with a volume, and with its grid beside that of the first."""
+    anchor = next(iter(volumes))
+    yield from _faults(partial(check_same_grid, {anchor: volumes[anchor], name: volume}))
+    if name == SEGMENTATION:
+        yield from _faults(partial(check_label, volume.voxels))
+        yield from _faults(partial(check_geometry, {name: volume}, geometry))
+    else:
+        settings = Preprocessing("zscore", bias_correct=False, geometry=geometry, plane=(0, 0))
+        yield from _faults(partial(Images, {name: take_head(volume, settings, name)}, settings))
 
 
 def _faults(check: Callable[[], object]) -> Iterator[str]:
