@@ -3,6 +3,7 @@
 Heavy imports happen inside commands, so that `--help` and completion answer at once.
 """
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_QUARANTINED = 3
 INTERRUPTED = 130  # what typer makes of Ctrl-C
+BEGINS_ANEW = "there is nothing to go on from: the same command begins anew"
 
 prep = typer.Typer(
     name="prep",
@@ -88,18 +90,20 @@ def _run(app: typer.Typer) -> None:
     """Run an app; whatever goes wrong becomes one line on stderr and exit code 1."""
     complete_environment()
     debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app(arguments)
+        app(_arguments())
     except InputError as error:
         if debug:
             raise
         errors.print(f"error: {error}", markup=False)
         sys.exit(EXIT_FAILED)
+    except _InterruptedError as stop:
+        errors.print(f"interrupted; {stop}", markup=False)
+        sys.exit(EXIT_FAILED)
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
             raise
-        errors.print("interrupted; the same command goes on from what is finished", markup=False)
+        errors.print(f"interrupted; {BEGINS_ANEW}", markup=False)
         sys.exit(EXIT_FAILED)
     except Exception as error:
         if debug:
@@ -107,6 +111,37 @@ def _run(app: typer.Typer) -> None:
         text = " ".join(str(error).split())
         errors.print(f"error: {type(error).__name__}: {text} (--debug shows where)", markup=False)
         sys.exit(EXIT_FAILED)
+
+
+def _arguments() -> list[str]:
+    return [argument for argument in sys.argv[1:] if argument != "--debug"]
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C in a command that can go on; says how."""
+
+
+@contextmanager
+def _goes_on(how: str = "the same command goes on from what is finished") -> Iterator[None]:
+    """Say at Ctrl-C how a command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise _InterruptedError(how) from stop
+
+
+@contextmanager
+def _goes_on_with_resume(run: Path) -> Iterator[None]:
+    """Say at Ctrl-C how a run goes on, which has settings to go on with as soon as its folder is made."""
+    from training.config import CONFIG_NAME
+
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not (run / CONFIG_NAME).exists():
+            raise
+        words = ["train", *(word for word in _arguments() if word != "--resume"), "--resume"]
+        raise _InterruptedError(f"`{shlex.join(words)}` goes on") from stop
 
 
 class _RateColumn(ProgressColumn):
@@ -190,7 +225,8 @@ def prep_phantom(
     """Write synthetic BraTS 2018, 2019 and 2020 archives."""
     from pipeline.phantom.archives import write_phantom
 
-    with _progress("cases") as progress:
+    emptied = _goes_on(f"once {out} is removed, the same command begins anew")
+    with emptied, _progress("cases") as progress:
         task = progress.add_task("phantom cases", total=None)
         summary = write_phantom(
             out,
@@ -318,7 +354,7 @@ def prep_partition(
     if dry_run:
         console.print(plan_table(plan))
         return
-    with _progress("cases") as progress:
+    with _goes_on(), _progress("cases") as progress:
         result = run_plan(
             plan,
             cache,
@@ -406,7 +442,7 @@ def prep_export_nnunet(
     """Write all cases as a raw dataset of nnU-Net v2."""
     from pipeline.nnunet import export_nnunet
 
-    with _counting("cases") as on_case:
+    with _goes_on(), _counting("cases") as on_case:
         summary = export_nnunet(cache, out, regions=regions, on_case=on_case)
     _say(
         f"{summary.training_cases} training and {summary.test_cases} test cases in {out}, "
@@ -467,8 +503,8 @@ FuseEn2 = Annotated[bool, typer.Option(help="Cross-modal attention at en2 too.")
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="imagenet, none, or a file with a ResNet18 state dict.  [default: imagenet; none in 3D]",
-        show_default=False,
+        help="imagenet, none, or a file with a ResNet18 state dict.",
+        show_default="imagenet; none in 3D",
     ),
 ]
 Target = Annotated[
@@ -476,14 +512,13 @@ Target = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(help="Slices, or patches in 3D.  [default: 8; 2 in 3D]", show_default=False),
+    typer.Option(help="Slices, or patches in 3D.", show_default="8; 2 in 3D"),
 ]
 LearningRate = Annotated[float, typer.Option(help="Of Adam, before cosine decay.")]
 Crop = Annotated[
     int | None,
     typer.Option(
-        help="Side of the training crop; a multiple of 32.  [default: 224; 128 in 3D]",
-        show_default=False,
+        help="Side of the training crop; a multiple of 32.", show_default="224; 128 in 3D"
     ),
 ]
 Depth = Annotated[int | None, typer.Option(help="Slices of a patch in 3D; as many as --crop.")]
@@ -662,7 +697,8 @@ def train_fed(
             "--local-epochs and --local-steps exclude each other; leave one of them out"
         )
     config = _training_config(context, run)
-    with _boards(mlflow) as boards, _progress("steps") as progress:
+    goes_on = _goes_on_with_resume(run)
+    with goes_on, _boards(mlflow) as boards, _progress("steps") as progress:
         run_federation(config, cache, run, _TrainingBar(progress), resume=resume, boards=boards)
     if target_dice is not None:
         reached = record_target(run, target_dice)
@@ -707,7 +743,8 @@ def train_central(
     from training.config import CENTRAL
 
     config = _training_config(context, run, strategy=CENTRAL, local_epochs=1)
-    with _boards(mlflow) as boards, _progress("steps") as progress:
+    goes_on = _goes_on_with_resume(run)
+    with goes_on, _boards(mlflow) as boards, _progress("steps") as progress:
         run_central(config, cache, run, _TrainingBar(progress), resume=resume, boards=boards)
     _say(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
 
@@ -963,7 +1000,7 @@ def train_ablate(
     from training.config import make_config
 
     config = make_config(**_settings(context))
-    with _progress("steps") as progress:
+    with _goes_on(), _progress("steps") as progress:
         ablation = ablate(config, cache, run, _AblationBar(progress))
     console.print(ablation_table(ablation), statistics_table(ablation))
     _say(f"written: {write_ablation(run, ablation)}")
@@ -1028,14 +1065,15 @@ def train_compare(
     if (steps is None) == (minutes is None):
         raise InputError("give a budget: either --steps or --minutes")
     contestants = read_contestants(models)
-    results = compare(
-        contestants,
-        cache,
-        out,
-        budget=Budget(steps, minutes),
-        settings=_settings(context),
-        observer=_CompareLines(),
-    )
+    with _goes_on():
+        results = compare(
+            contestants,
+            cache,
+            out,
+            budget=Budget(steps, minutes),
+            settings=_settings(context),
+            observer=_CompareLines(),
+        )
     if results:
         console.print(*paper_tables(scored_runs(results)), cost_table(results))
         _say(f"written: {write_comparison(out, results)}")

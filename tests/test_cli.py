@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 import cli
 from training.config import make_config, write_config
@@ -545,3 +548,139 @@ def test_a_run_is_exported_and_compared(lone_run, tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
     assert "probabilities differ by at most" in result.stdout
     assert files(tmp_path) == {"model.pt2"}
+
+
+GOES_ON = "the same command goes on from what is finished"
+BEGINS_ANEW = "there is nothing to go on from: the same command begins anew"
+INTERRUPTIONS = {
+    ("prep", "partition", "data"): GOES_ON,
+    (
+        "prep",
+        "export",
+        "nnunet",
+        "cache",
+        "--out",
+        "Dataset501_B",
+    ): GOES_ON,
+    ("prep", "phantom", "data"): "once data is removed, the same command begins anew",
+    ("prep", "scan", "data"): BEGINS_ANEW,
+    ("prep", "verify", "cache"): BEGINS_ANEW,
+    ("train", "eval", "run"): BEGINS_ANEW,
+    (
+        "train",
+        "predict",
+        "run",
+        "case",
+    ): BEGINS_ANEW,
+    ("train", "ablate", "--run", "runs"): GOES_ON,
+    (
+        "train",
+        "compare",
+        "cache",
+        "--models",
+        "unet3d",
+        "--steps",
+        "4",
+    ): GOES_ON,
+    (
+        "train",
+        "fed",
+        "--run",
+        "new",
+    ): BEGINS_ANEW,
+    (
+        "train",
+        "fed",
+        "--run",
+        "a run",
+    ): "`train fed --run 'a run' --resume` goes on",
+    (
+        "train",
+        "fed",
+        "--resume",
+        "--run",
+        "a run",
+    ): "`train fed --run 'a run' --resume` goes on",
+    (
+        "train",
+        "central",
+        "--run",
+        "central",
+    ): "`train central --run central --resume` goes on",
+}
+WORK = (
+    "pipeline.plan.make_plan",
+    "pipeline.run.run_plan",
+    "pipeline.nnunet.export_nnunet",
+    "pipeline.phantom.archives.write_phantom",
+    "pipeline.cohorts.discover",
+    "cache_schema.verify.verify_cache",
+    "training.evaluate.require_runs",
+    "pipeline.segment.plan_requests",
+    "training.ablate.ablate",
+    "training.compare.compare",
+    "training.federated.engine.run_federation",
+    "training.central.run_central",
+)
+
+
+@pytest.mark.parametrize(("words", "told"), INTERRUPTIONS.items(), ids=" ".join)
+def test_ctrl_c_tells_the_command_that_really_goes_on(words, told, tmp_path, monkeypatch):
+    for run, strategy in (("a run", "fedavg"), ("central", "central")):
+        (tmp_path / run).mkdir()
+        write_config(tmp_path / run, make_config(weights="none", strategy=strategy))
+    for place in set(WORK) - {"pipeline.plan.make_plan"}:
+        monkeypatch.setattr(place, mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("pipeline.plan.make_plan", mock.Mock())
+    program = {"prep": cli.run_prep, "train": cli.run_train}[words[0]]
+    result = run_here(program, *words[1:], "--debug", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (1, f"interrupted; {told}\n")
+
+
+def test_the_command_that_ctrl_c_tells_finishes_the_run(small_cache, tmp_path, monkeypatch):
+    """Nothing of the settings has to be typed again, and what stands in the folder is no obstacle."""
+    network = ("--model", "unet3d", "--model-option", "size=tiny", "--crop", 32, "--depth", 16)
+    length = ("--rounds", 2, "--local-steps", 1, "--loader-workers", 0, "--device", "cpu")
+    words = ("fed", "--cache", small_cache, "--run", "a run", *network, *length)
+    with monkeypatch.context() as patch:
+        patch.setattr(cli._TrainingBar, "step", mock.Mock(side_effect=KeyboardInterrupt))
+        result = run_here(cli.run_train, *words, cwd=tmp_path)
+    assert result.returncode == 1
+    told = result.stderr.split("`")[1]
+    result = run_here(cli.run_train, *shlex.split(told)[1:], cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "a run" / "model.safetensors").exists()
+
+
+def commands_of(command, path=()):
+    """Walk through all commands of a program."""
+    for name, part in getattr(command, "commands", {}).items():
+        yield from commands_of(part, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path, command
+
+
+HELP = [
+    pytest.param(app, path, command, id=" ".join((app.info.name, *path)))
+    for app in (cli.prep, cli.train)
+    for path, command in commands_of(typer.main.get_command(app))
+]
+
+
+@pytest.mark.parametrize(("app", "path", "command"), HELP)
+def test_help_shows_every_word_that_is_written_for_it(app, path, command):
+    result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "2000"})
+    shown = " ".join(result.output.split())
+    written = [command.help.split("\n\n")[0]]
+    for parameter in command.params:
+        shows = getattr(parameter, "show_default", None)
+        texts = (parameter.help, parameter.metavar, shows if isinstance(shows, str) else None)
+        written += [" ".join(text.split()) for text in texts if text]
+    assert [text for text in written if text not in shown] == []
+
+
+@pytest.mark.parametrize("path", ["fed", "central", "compare"])
+def test_help_shows_defaults_that_depend_on_the_network(path):
+    result = CliRunner().invoke(cli.train, [path, "--help"], env={"COLUMNS": "2000"})
+    for default in ("imagenet; none in 3D", "8; 2 in 3D", "224; 128 in 3D"):
+        assert f"[default: ({default})]" in result.output
