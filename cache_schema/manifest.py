@@ -326,9 +326,12 @@ def _check_version(path: Path, text: str) -> None:
         raise InputError(f"{path} is not JSON ({error}); prepare the cache again") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version not in READABLE_VERSIONS:
-        known = " and ".join(map(str, READABLE_VERSIONS))
+        known, found = (
+            " and ".join(map(str, READABLE_VERSIONS)),
+            _cut(str(version), MOST_CHARACTERS),
+        )
         raise InputError(
-            f"{path} has schema version {_cut(str(version), MOST_CHARACTERS)}, this release reads version {known}; "
+            f"{path} has schema version {found}, this release reads version {known}; "
             "install the release that wrote it or prepare the cache again"
         )
 

@@ -8,8 +8,9 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final, TextIO
+from typing import Final, TextIO
 
 MAX_DOCUMENT_BYTES: Final = 2**26
 """Of a document, a table or a log: fifty times the manifest of all BraTS cases."""
@@ -29,10 +30,10 @@ def require_regular(path: Path) -> None:
     Raises:
         OSError: If it leads to anything else, or nowhere.
     """
-    _require_regular(os.stat(path), path)
+    _require_regular(path.stat(), path)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading.
 
     Raises:
@@ -49,7 +50,7 @@ def open_to_append(path: Path) -> TextIO:
         OSError: If it cannot be written, or is no file; a link is not followed.
     """
     with suppress(FileNotFoundError):
-        _require_regular(os.lstat(path), path)
+        _require_regular(path.lstat(), path)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
     return os.fdopen(_open_regular(path, flags), "a", encoding="utf-8")
 

@@ -41,7 +41,7 @@ def test_every_path_that_is_given_out_is_one_of_a_shard(path):
         "clients/client-00/shard-000.h5\0",
         "clients/client-00/shard-000.h5\n",
         "clients/client-0/shard-000.h5",
-        "clients/client-٠٠/shard-000.h5",
+        "clients/client-\u0660\u0660/shard-000.h5",
         "test/brats2021/shard-000.h5",
         "test/client-00/shard-000.h5",
         "manifest.json",

@@ -333,7 +333,7 @@ HOSTILE = ("../../../escaped", "/tmp/escaped", "a/../../b", "a\\b", "a\0b", ".."
 @pytest.mark.parametrize("field", ["case_id", "patient_id", "site", "shard"])
 def test_a_name_that_leads_out_of_a_folder_is_refused_in_a_short_line(field, name, document, read):
     document["cases"][0][field] = name
-    with pytest.raises(InputError, match="manifest.json has") as caught:
+    with pytest.raises(InputError, match=r"manifest\.json has") as caught:
         read(document)
     assert len(str(caught.value)) < 3000
     assert "\n" not in str(caught.value)
