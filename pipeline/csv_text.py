@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cache_schema.errors import InputError
+from cache_schema.reading import read_bytes
 
 _DELIMITERS: Final = (",", ";", "\t")
 _EXCEL_DELIMITER: Final = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)
@@ -67,7 +68,7 @@ def read_table(path: Path, known: Sequence[re.Pattern[str]] = ()) -> Table:
 
 def _decode(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); mend or remove it") from error
     is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
