@@ -66,8 +66,11 @@ def read_bytes(path: Path, *, most: int = MAX_DOCUMENT_BYTES) -> bytes:
         OSError: If it cannot be read, is no file, or is larger.
     """
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size <= most:
-            content = file.read(most + 1)  # it may grow meanwhile
+        size = os.fstat(file.fileno()).st_size
+        if size <= most:
+            content = file.read(size + 1)  # takes as much memory as is asked for
+            if len(content) > size:  # it has grown
+                content += file.read(most - size)
             if len(content) <= most:
                 return content
     raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
