@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cache_schema.errors import InputError
-from cache_schema.files import remove_partials
+from cache_schema.files import refuse_links, remove_partials
 from cache_schema.manifest import read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, record_preprocessing
 from cache_schema.targets import require_writable_folder
@@ -30,6 +30,7 @@ from training.provenance import (
     write_provenance,
     write_remote_provenance,
 )
+from training.runlog import LOG_NAME, TENSORBOARD_FOLDER
 from training.training_set import open_training_set, require_company
 
 
@@ -80,6 +81,7 @@ def open_session(
     devices = devices or (choose_device(config.device),)
     device = devices[0]
     manifest = read_manifest(cache)
+    _refuse_links(run)
     if resume:
         _require_same_settings(config, run)
         require_same_cache(run, cache, manifest)
@@ -127,6 +129,7 @@ def open_remote_run(
     Raises:
         InputError: If `run` is not as it should be, or its clients have other data now.
     """
+    _refuse_links(run)
     if resume:
         _require_same_settings(config, run)
         saved = read_provenance(run).get("sites")
@@ -163,6 +166,12 @@ def require_no_run(run: Path, *, logs_at_once: bool = False) -> None:
             f"{run} holds a run already; go on with it with --resume, give another folder with --run, "
             "or remove it"
         )
+
+
+def _refuse_links(run: Path) -> None:
+    """Make sure that nothing outside a run is written or removed through a link inside it."""
+    for name in (LOG_NAME, TENSORBOARD_FOLDER):
+        refuse_links(run / name)
 
 
 def _require_same_settings(config: TrainConfig, run: Path) -> None:
