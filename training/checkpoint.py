@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
+from cache_schema.reading import require_regular
 
 WEIGHTS_NAME: Final = "model.safetensors"
 """The network after the last finished round or epoch."""
@@ -130,10 +131,15 @@ def _replace(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # the second if it is larger than memory
         raise InputError(
             f"{path} cannot be read ({error}); the run has not finished its first round, or train again"
         ) from error

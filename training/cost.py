@@ -8,6 +8,7 @@ from typing import Final
 import torch
 
 from cache_schema.files import write_atomically
+from cache_schema.reading import read_text
 from training.process import STATUS, own_bytes
 from training.runlog import read_rounds
 
@@ -63,4 +64,4 @@ def read_cost(run: Path) -> Cost | None:
     path = run / COST_NAME
     if not path.exists():
         return None
-    return Cost(**json.loads(path.read_text(encoding="utf-8")))
+    return Cost(**json.loads(read_text(path)))

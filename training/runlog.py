@@ -280,7 +280,9 @@ def read_events(run: Path) -> tuple[dict[str, Any], ...]:
     """
     path = run / LOG_NAME
     try:
-        lines = read_bytes(path, most=MAX_LOG_BYTES).splitlines()  # a cut may go through a character
+        lines = read_bytes(
+            path, most=MAX_LOG_BYTES
+        ).splitlines()  # a cut may go through a character
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); is {run} a run?") from error
     events = []

@@ -1,3 +1,6 @@
+import os
+import struct
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -43,4 +46,26 @@ def test_a_truncated_file_is_named(tmp_path):
 
 def test_a_run_without_weights_is_named(tmp_path):
     with pytest.raises(InputError, match="first round"):
+        load_weights(tmp_path)
+
+
+def test_a_link_in_place_of_weights_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / WEIGHTS_NAME).symlink_to("victim")
+    save_weights(tmp_path, STATE, round_number=1)
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert load_weights(tmp_path)[1] == 1
+
+
+def test_a_pipe_in_place_of_weights_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / WEIGHTS_NAME)
+    with pytest.raises(InputError, match="a pipe, not a file"):
+        load_weights(tmp_path)
+
+
+@pytest.mark.parametrize("size", [2**40, 10**9, 2**27], ids=str)
+def test_a_header_that_claims_gigabytes_is_refused_unread(size, tmp_path):
+    (tmp_path / WEIGHTS_NAME).write_bytes(struct.pack("<Q", size) + b"{")
+    os.truncate(tmp_path / WEIGHTS_NAME, 50 * 10**9)
+    with pytest.raises(InputError, match=WEIGHTS_NAME):
         load_weights(tmp_path)

@@ -182,7 +182,7 @@ def _load_server(run: Path, model: nn.Module) -> Server:
     groups, position = saved
     state, memory = groups["model"], groups.get("memory", {})
     save_weights(run, state, round_number=position["round"])  # whatever became of the file
-    remembered = {int(client): number for client, number in position["remembered"].items()}
+    remembered = {int(client): int(number) for client, number in position["remembered"].items()}
     return replace(
         server, model=state, memory=memory, round=position["round"], remembered=remembered
     )
