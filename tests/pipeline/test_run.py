@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -489,42 +488,6 @@ def test_the_manifest_of_before_is_gone_while_shards_change(scheduler, small_pla
     assert (cache_copy / "manifest.json").exists()
 
 
-@pytest.fixture(scope="module")
-def after_kill(scheduler, small_plan, tmp_path_factory) -> Path:
-    """A cache one of whose workers was killed in the middle of a shard.
-
-    A named pipe in place of a source file holds the worker: it can be opened for writing once the
-    worker has opened it for reading, which is after its shard's temporary file was made.
-    """
-    folder = tmp_path_factory.mktemp("killed")
-    cache, pipe = folder / "cache", folder / "t1.nii.gz"
-    case = small_plan.shards[0].cases[2]
-    os.mkfifo(pipe)
-    plan = with_case(small_plan, with_file(case, "t1", pipe))
-    failures: list[Exception] = []
-
-    def kill_reader() -> None:
-        writer = _open_once_read(pipe)
-        try:
-            (partial,) = (cache / small_plan.shards[0].path).parent.glob("shard-000.h5.*.partial")
-            # From now on the path is an ordinary file, for the worker that tries again.
-            copy = folder / "copy"
-            shutil.copy(case.files["t1"], copy)
-            copy.replace(pipe)
-            os.kill(int(partial.name.split(".")[2]), signal.SIGKILL)
-        except Exception as error:  # noqa: BLE001  # reported by the main thread
-            failures.append(error)
-        finally:
-            os.close(writer)  # or the worker reads for ever
-
-    killer = threading.Thread(target=kill_reader)
-    killer.start()
-    run_plan(plan, cache, Listener(), scheduler=scheduler)
-    killer.join()
-    assert failures == []
-    return cache
-
-
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
@@ -532,14 +495,35 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def _open_once_read(pipe: Path) -> int:
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        try:
-            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # nobody reads yet
-            assert time.monotonic() < deadline
+class HeldPath(type(Path())):
+    """The path of a file that nobody gets to read before another one with `.go` behind its name is there."""
+
+    def stat(self, **options):
+        Path(f"{self}.asked").touch()
+        while not os.path.exists(f"{self}.go"):  # noqa: PTH110  # a path would ask itself
             time.sleep(0.01)
+        return os.stat(self, **options)  # noqa: PTH116
+
+
+HeldPath.__module__ = "__main__"  # so that it is sent whole to workers, which lack this file
+
+
+@pytest.fixture(scope="module")
+def after_kill(small_plan, scheduler, tmp_path_factory):
+    """A cache whose first worker was killed in the middle of its first shard."""
+    folder = tmp_path_factory.mktemp("killed")
+    cache, held = folder / "cache", HeldPath(folder / "t1.nii.gz")
+    case = small_plan.shards[0].cases[2]
+    shutil.copy(case.files["t1"], held)
+    plan = with_case(small_plan, with_file(case, "t1", held))
+    with ThreadPoolExecutor(1) as pool:
+        preparation = pool.submit(run_plan, plan, cache, Listener(), scheduler=scheduler)
+        wait_until(Path(f"{held}.asked").exists)
+        (partial,) = (cache / small_plan.shards[0].path).parent.glob("shard-000.h5.*.partial")
+        os.kill(int(partial.name.split(".")[2]), signal.SIGKILL)
+        Path(f"{held}.go").touch()
+        preparation.result(DEADLINE_S)
+    return cache
 
 
 def test_a_killed_workers_shard_is_done_again_elsewhere(after_kill, small_cache):
@@ -555,15 +539,15 @@ def test_a_killed_worker_leaves_no_temporary_file(after_kill):
 def test_a_worker_that_dies_after_its_shards_were_told_of_has_none_made_again(
     scheduler, small_plan, tmp_path
 ):
-    cache, pipe = tmp_path / "cache", tmp_path / "t1.nii.gz"
+    cache, held = tmp_path / "cache", HeldPath(tmp_path / "t1.nii.gz")
     last = max(small_plan.shards, key=lambda shard: len(shard.cases))
     case = last.cases[-1]
-    os.mkfifo(pipe)  # holds the worker of this shard until somebody writes to it
-    plan = with_case(small_plan, with_file(case, "t1", pipe))
+    shutil.copy(case.files["t1"], held)
+    plan = with_case(small_plan, with_file(case, "t1", held))
     others = {cache / shard.path for shard in small_plan.shards if shard.path != last.path}
     with ThreadPoolExecutor(1) as pool, Client(scheduler) as client:
         preparation = pool.submit(run_plan, plan, cache, Listener(), scheduler=scheduler)
-        writer = _open_once_read(pipe)
+        wait_until(Path(f"{held}.asked").exists)
         wait_until(lambda: len(events(cache)) == 1 + len(others))
         (partial,) = cache.rglob("shard-*.partial")
         written = {path: path.stat().st_mtime_ns for path in others}
@@ -573,9 +557,7 @@ def test_a_worker_that_dies_after_its_shards_were_told_of_has_none_made_again(
         client.wait_for_workers(2, timeout=DEADLINE_S)
         # What the dead worker had to do again would come before this.
         client.submit(os.getpid, pure=False).result(DEADLINE_S)
-        with os.fdopen(writer, "wb") as held:
-            os.set_blocking(held.fileno(), True)
-            held.write(case.files["t1"].read_bytes())
+        Path(f"{held}.go").touch()
         preparation.result(DEADLINE_S)
     assert {path: path.stat().st_mtime_ns for path in others} == written
     assert verify_cache(cache, deep=True) == []
