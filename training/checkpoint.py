@@ -18,6 +18,9 @@ from cache_schema.reading import require_regular
 WEIGHTS_NAME: Final = "model.safetensors"
 """The network after the last finished round or epoch."""
 
+MAX_BYTES: Final = 2**33
+"""Of a file of tensors: three times what the largest network and its optimiser keep."""
+
 RESUME_NAME: Final = "resume.safetensors"
 """All that going on needs, in one file: the network, what optimiser or strategy keep, and the position."""
 
@@ -131,7 +134,7 @@ def _replace(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        require_regular(path)
+        require_regular(path, most=MAX_BYTES)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
