@@ -13,13 +13,9 @@ from torch import Tensor
 
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
-from cache_schema.reading import require_regular
 
 WEIGHTS_NAME: Final = "model.safetensors"
 """The network after the last finished round or epoch."""
-
-MAX_BYTES: Final = 2**33
-"""Of a file of tensors: three times what the largest network and its optimiser keep."""
 
 RESUME_NAME: Final = "resume.safetensors"
 """All that going on needs, in one file: the network, what optimiser or strategy keep, and the position."""
@@ -134,15 +130,10 @@ def _replace(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        require_regular(path, most=MAX_BYTES)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # the second if it is larger than memory
+    except (OSError, SafetensorError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); the run has not finished its first round, or train again"
         ) from error

@@ -16,7 +16,6 @@ from rich.table import Table
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest
-from cache_schema.reading import read_text
 from cache_schema.targets import require_writable_folder
 from training.central import run_central
 from training.config import CENTRAL, TrainConfig, make_config, read_config
@@ -150,7 +149,7 @@ def _refuse_another_budget(out: Path, budget: Budget) -> None:
     path = out / BUDGET_NAME
     if not path.exists() or not any(is_begun(folder) for folder in out.iterdir()):
         return
-    begun = Budget(**json.loads(read_text(path)))
+    begun = Budget(**json.loads(path.read_text(encoding="utf-8")))
     if begun != budget:
         raise InputError(
             f"{out} holds a comparison under {begun.option}, not {budget.option}: give that, or another "

@@ -10,7 +10,6 @@ from pydantic_core import PydanticCustomError
 
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
-from cache_schema.reading import read_text
 from training.models.registry import find_network
 
 CONFIG_NAME: Final = "config.json"
@@ -171,7 +170,7 @@ def read_config(run: Path) -> TrainConfig:
     """
     path = run / CONFIG_NAME
     try:
-        return TrainConfig.model_validate_json(read_text(path))
+        return TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             f"{run} is not a run: {CONFIG_NAME} cannot be read ({error.strerror}); give the folder "

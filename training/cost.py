@@ -8,7 +8,6 @@ from typing import Final
 import torch
 
 from cache_schema.files import write_atomically
-from cache_schema.reading import read_text
 from training.process import STATUS, own_bytes
 from training.runlog import read_rounds
 
@@ -64,4 +63,4 @@ def read_cost(run: Path) -> Cost | None:
     path = run / COST_NAME
     if not path.exists():
         return None
-    return Cost(**json.loads(read_text(path)))
+    return Cost(**json.loads(path.read_text(encoding="utf-8")))

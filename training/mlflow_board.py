@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
-from cache_schema.reading import read_text
 from training.config import read_config
 from training.provenance import PROVENANCE_NAME
 from training.runlog import LOG_NAME, LOSS_NAME, Outcome, read_rounds, scalars_of
@@ -154,7 +153,7 @@ class MlflowBoard:
         """Send settings and provenance; MLflow takes the same ones again, and no others."""
         from mlflow.entities import Param, RunTag
 
-        provenance = json.loads(read_text(run / PROVENANCE_NAME))
+        provenance = json.loads((run / PROVENANCE_NAME).read_text(encoding="utf-8"))
         settings = read_config(run).model_dump()
         self._client.log_batch(
             self._run_id,
@@ -214,7 +213,7 @@ class MlflowBoard:
 def _read_id(run: Path) -> str:
     path = run / ID_NAME
     try:
-        return str(json.loads(read_text(path))["run"])
+        return str(json.loads(path.read_text(encoding="utf-8"))["run"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); remove it to begin another MLflow run"

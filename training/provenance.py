@@ -14,7 +14,6 @@ from cache_schema.files import write_atomically
 from cache_schema.leakage import SiteLeakage
 from cache_schema.manifest import LeakageRecord, Manifest, digest
 from cache_schema.preprocessing import PreprocessingRecord
-from cache_schema.reading import read_text
 
 PROVENANCE_NAME: Final = "provenance.json"
 PREPROCESSING_NAME: Final = "preprocessing.json"
@@ -57,7 +56,7 @@ def read_provenance(run: Path) -> dict[str, Any]:
     """
     path = run / PROVENANCE_NAME
     try:
-        document: dict[str, Any] = json.loads(read_text(path))
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{run} is not a run: {path.name} cannot be read ({error})") from error
     return document
@@ -77,7 +76,7 @@ def read_preprocessing(run: Path) -> PreprocessingRecord:
     """
     path = run / PREPROCESSING_NAME
     try:
-        return PreprocessingRecord.model_validate_json(read_text(path))
+        return PreprocessingRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"{run} has no {PREPROCESSING_NAME}, which tells how to prepare a case: an earlier release "

@@ -13,15 +13,11 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 from torch.utils.tensorboard import SummaryWriter
 
 from cache_schema.errors import InputError
-from cache_schema.files import reporting
-from cache_schema.reading import open_regular, open_to_append, read_bytes
 
 EVERYBODY: Final = -1
 """Stands for all clients together where there is no federation."""
 
 LOG_NAME: Final = "log.jsonl"
-MAX_LOG_BYTES: Final = 2**28
-"""A thousand rounds of thirty clients have a twentieth of it."""
 TENSORBOARD_FOLDER: Final = "tensorboard"
 LOSS_NAME: Final = "train/loss"
 
@@ -161,15 +157,10 @@ class RunLog:
     """Writes the log of a run, and shows its scalars on boards."""
 
     def __init__(self, run: Path) -> None:
-        """Open a log for appending; it is complete up to the last round whenever it is read.
-
-        Raises:
-            InputError: If it cannot be written.
-        """
+        """Open a log for appending; it is complete up to the last round whenever it is read."""
         self._run = run
         self._boards: list[Board] = []
-        with reporting(run / LOG_NAME):
-            self._file = open_to_append(run / LOG_NAME)
+        self._file = (run / LOG_NAME).open("a", encoding="utf-8")
         with suppress(OSError):  # held until the process ends, however it does; see `is_written`
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if self._file.tell() and not (run / LOG_NAME).read_bytes().endswith(b"\n"):
@@ -252,7 +243,7 @@ def open_log(run: Path, boards: Sequence[Board] = ()) -> Iterator[RunLog]:
 def is_written(run: Path) -> bool:
     """Tell whether a process has the log of a run open, or may have: not every file system knows locks."""
     try:
-        with open_regular(run / LOG_NAME) as file:
+        with (run / LOG_NAME).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
@@ -280,9 +271,7 @@ def read_events(run: Path) -> tuple[dict[str, Any], ...]:
     """
     path = run / LOG_NAME
     try:
-        lines = read_bytes(
-            path, most=MAX_LOG_BYTES
-        ).splitlines()  # a cut may go through a character
+        lines = path.read_bytes().splitlines()  # a cut may go through a character
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); is {run} a run?") from error
     events = []

@@ -11,7 +11,6 @@ from typing import Any, Final
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
 from cache_schema.manifest import Manifest, digest
-from cache_schema.reading import read_text
 from cache_schema.vocabulary import REGIONS
 from training.metrics import METRICS
 from training.scores import CaseScore, Evaluation, Summary, describe_scoring, summary_means
@@ -96,7 +95,7 @@ def read_evaluation(run: Path, name: str = EVALUATION_NAME) -> dict[str, Any] | 
         The document; None also if it is that of an earlier release, or was cut off.
     """
     try:
-        document: dict[str, Any] = json.loads(read_text(run / f"{name}.json"))
+        document: dict[str, Any] = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if not isinstance(document.get("summary"), dict):
@@ -159,8 +158,8 @@ def read_scores(run: Path, name: str = EVALUATION_NAME) -> tuple[CaseScore, ...]
     path = run / f"{name}.csv"
     if not path.exists():
         return ()
-    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    return tuple(_parse(row) for row in rows)
+    with path.open(newline="", encoding="utf-8") as file:
+        return tuple(_parse(row) for row in csv.DictReader(file))
 
 
 def _parse(row: Mapping[str, Any]) -> CaseScore:

@@ -21,7 +21,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
 from cache_schema.manifest import read_manifest
-from cache_schema.reading import read_bytes, read_text
 from cache_schema.verify import verify_client
 from training.config import describe
 from training.device import choose_device
@@ -99,7 +98,7 @@ def read_site(folder: Path) -> Site:
     """
     path = folder / SITE_NAME
     try:
-        return Site.model_validate_json(read_text(path))
+        return Site.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); make a site with `train site init`"
@@ -192,14 +191,14 @@ def _require_client(site: Site) -> None:
 def _key_problems(folder: Path) -> Iterator[str]:
     path = folder / KEY_NAME
     try:
-        key = load_ssh_private_key(read_bytes(path), password=None)
+        key = load_ssh_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError) as error:
         yield f"{path}: no private key ({error}); bring back the one that the coordinator knows"
         return
     if path.stat().st_mode & 0o077:
         yield f"{path}: others can read it; `chmod 600 {path}`"
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    if read_bytes(folder / PUBLIC_KEY_NAME).strip() != public:
+    if (folder / PUBLIC_KEY_NAME).read_bytes().strip() != public:
         yield f"{folder / PUBLIC_KEY_NAME}: belongs to another private key"
 
 

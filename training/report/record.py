@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.manifest import Manifest, digest
-from cache_schema.reading import read_text
 from cache_schema.vocabulary import COHORTS
 from training.config import TrainConfig, read_config
 from training.fairness import CLIENTS_PREFIX
@@ -157,7 +156,7 @@ def _read_clients(run: Path, manifest: Manifest) -> dict[str, Any] | None:
 def _read_json(path: Path, manifest: Manifest) -> dict[str, Any] | None:
     """Read clients' scores, None if there are none or they are those on another cache."""
     try:
-        document: dict[str, Any] = json.loads(read_text(path))
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return document if document.get("manifest") == digest(manifest) else None
