@@ -22,6 +22,7 @@ _SPECIAL: Final = (
     (stat.S_ISCHR, "is a device"),
     (stat.S_ISBLK, "is a device"),
 )
+_NOISE: Final = frozenset({"thumbs.db", "desktop.ini", "@eadir", "__macosx"})
 
 
 @dataclass
@@ -54,7 +55,7 @@ def read_case_folder(folder: Path, case_id: str) -> CaseFiles:
     found = CaseFiles()
     misnamed = _MISNAMED.get(case_id, {})
     candidates: defaultdict[str, list[Path]] = defaultdict(list)
-    for entry in list_folder(folder):
+    for entry in _visible(folder):
         stem = _stem(entry.name)
         role = _role(stem, folder.name.lower())
         if role is None and stem in misnamed:
@@ -83,6 +84,11 @@ def _choose(found: CaseFiles, role: str, entries: list[Path]) -> None:
             found.findings.append(
                 f"{entry.name} ignored: {problem or f'{taken.name} was taken as {role}'}"
             )
+
+
+def is_noise(name: str) -> bool:
+    """Tell whether a system or a browser of files keeps something under this name for itself."""
+    return name.startswith(".") or name.lower() in _NOISE
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -135,7 +141,7 @@ def _inner_file(entry: Path) -> Path:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return [path for path in list_folder(folder) if not path.name.startswith(".")]
+    return [path for path in list_folder(folder) if not is_noise(path.name)]
 
 
 def _stem(name: str) -> str:

@@ -21,6 +21,8 @@ from pipeline.raw_case import read_raw_case
 
 _log = logging.getLogger(__name__)
 
+MOST_NAMED: Final = 8
+"""Of what is not read beside the cases; a whole archive of another year may lie there."""
 LABELS_HELD: Final = "labels 0, 1, 2, 4"
 ONE_BY_ONE: Final = ", ".join(f"--{name} FILE" for name in MODALITIES)
 
@@ -135,8 +137,10 @@ def _find(folder: Path, warn: Callable[[str], None]) -> tuple[Case, ...]:
         inventory = discover([folder])
     except InputError as error:
         raise InputError(f"{error}; scans under other names go with {ONE_BY_ONE}") from error
-    for each in inventory.overlooked:
+    for each in inventory.overlooked[:MOST_NAMED]:
         warn(f"not read: {each}")
+    if len(inventory.overlooked) > MOST_NAMED:
+        warn(f"not read: {len(inventory.overlooked) - MOST_NAMED} more; `prep scan` names them")
     return inventory.cases
 
 

@@ -20,7 +20,10 @@ _NAME_MAPPING: Final = re.compile(r"name[ _-]?mapping", re.IGNORECASE)
 _SURVIVAL: Final = re.compile(r"survival", re.IGNORECASE)
 _READ: Final = frozenset({".csv", ".tsv"})
 _OTHER_FORMS: Final = frozenset(
-    {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".txt", ".gz"}
+    {
+        *(".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".docx", ".pdf"),
+        *(".txt", ".json", ".parquet", ".gz", ""),
+    }
 )
 
 # Of a column's name without case, spaces and punctuation: `BraTS_2018_subject_ID`, `Brats18ID`.
@@ -189,6 +192,9 @@ def _reason_unread(path: Path) -> str | None:
     is_table = _NAME_MAPPING.match(path.name) or _SURVIVAL.match(path.name)
     if is_table and path.suffix.lower() in _OTHER_FORMS:
         return "not read in this form: save it as CSV"
+    is_named_otherwise = not is_table and _NAME_MAPPING.search(path.name)
+    if is_named_otherwise and path.suffix.lower() in _READ:
+        return "not read under this name: let it begin with name_mapping"
     return None
 
 

@@ -202,3 +202,15 @@ def test_a_sagittal_case_gets_its_mask_in_its_own_axes(small_tree, small_plan, t
         own = nib.orientations.ornt_transform(nib.io_orientation(axial.affine), turn)
         np.testing.assert_array_equal(axial.as_reoriented(own).dataobj, turned.dataobj)
         assert np.asarray(turned.dataobj).any()
+
+
+def test_of_many_that_are_not_read_a_few_are_told_and_the_others_counted(small_tree, tmp_path):
+    archive = tmp_path / "data"
+    folder = case_folder(small_tree, "BraTS20_")
+    shutil.copytree(folder, archive / folder.name)
+    for number in range(30):
+        (archive / f"BraTS2021_{number:05d}").mkdir()
+    said: list[str] = []
+    plan_requests(archive, NO_FILES, tmp_path / "masks", warn=said.append)
+    assert len(said) == 9
+    assert said[-1] == "not read: 22 more; `prep scan` names them"
