@@ -62,7 +62,7 @@ def read_case_folder(folder: Path, case_id: str) -> CaseFiles:
             role = misnamed[stem]
             found.repairs.append(f"{entry.name} taken as {role}")
         if role is None:
-            found.findings.append(f"{entry.name} ignored: not a file of this case")
+            found.findings.append(f"{say_name(entry.name)} ignored: not a file of this case")
         else:
             candidates[role].append(entry)
     for role, entries in candidates.items():
@@ -76,14 +76,18 @@ def _choose(found: CaseFiles, role: str, entries: list[Path]) -> None:
     taken = next((path for path, problem in problems.items() if problem is None), None)
     if taken is None:
         path, problem = next(iter(problems.items()))
-        found.unreadable[role] = f"{path.name} {problem}"
+        found.unreadable[role] = f"{say_name(path.name)} {problem}"
         return
     found.files[role] = taken
     for entry, (path, problem) in zip(entries, problems.items(), strict=True):
         if path != taken:
-            found.findings.append(
-                f"{entry.name} ignored: {problem or f'{taken.name} was taken as {role}'}"
-            )
+            reason = problem or f"{say_name(taken.name)} was taken as {role}"
+            found.findings.append(f"{say_name(entry.name)} ignored: {reason}")
+
+
+def say_name(name: str) -> str:
+    """Spell a name so that it fits into a line of UTF-8; a zip of another system may hold any bytes."""
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def is_noise(name: str) -> bool:
@@ -121,7 +125,8 @@ def why_unreadable(path: Path) -> str | None:
         mode = path.stat().st_mode
     except OSError as error:
         if path.is_symlink():
-            return f"is a link that leads nowhere, to {path.readlink()} ({error.strerror})"
+            target = say_name(str(path.readlink()))
+            return f"is a link that leads nowhere, to {target} ({error.strerror})"
         return f"cannot be looked at ({error.strerror})"
     if stat.S_ISDIR(mode):
         return f"is a folder of {len(_visible(path))} files instead of one"

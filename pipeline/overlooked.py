@@ -8,11 +8,14 @@ from typing import Final
 
 from pipeline.case_folder import why_unreadable
 
-_COPY: Final = re.compile(r"(.+?)(?: ?\(\d+\)| ?- ?copy(?: ?\(\d+\))?|[ _]copy\d*)", re.IGNORECASE)
-_LIKE_A_CASE: Final = re.compile(r"(brats|fets).*\d", re.IGNORECASE)
-_SCAN: Final = re.compile(r".+\.nii(\.gz)?", re.IGNORECASE)
+_COPY: Final = re.compile(
+    r"(.+?)(?: ?\(\d+\)| ?- ?copy(?: ?\(\d+\))?|[ _]copy\d*)", re.IGNORECASE | re.DOTALL
+)
+_LIKE_A_CASE: Final = re.compile(r"(brats|fets).*\d", re.IGNORECASE | re.DOTALL)
+_SCAN: Final = re.compile(r".+\.nii(\.gz)?", re.IGNORECASE | re.DOTALL)
 _PACKED: Final = re.compile(
-    r".+\.(zip|tar|tgz|tbz2?|txz|7z|rar|tar\.\w+|zip\.\d+|part|crdownload)", re.IGNORECASE
+    r".+\.(zip|tar|tgz|tbz2?|txz|7z|rar|tar\.\w+|zip\.\d+|part|crdownload)",
+    re.IGNORECASE | re.DOTALL,
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from cache_schema.errors import InputError
 from cache_schema.layout import client_shard, test_shard
 from cache_schema.manifest import Options
-from cache_schema.vocabulary import COHORTS
+from cache_schema.vocabulary import COHORTS, MODALITIES
 from pipeline.case import Preprocessing
 from pipeline.case_folder import SEGMENTATION
 from pipeline.cohorts import Case, discover
@@ -129,7 +129,8 @@ def _choose_training(
 def _why_excluded(case: Case, missing: str) -> str:
     """Say why a case cannot be used, by the names and kinds of its files; nothing if it can."""
     faults = list(case.faults)
-    if case.absent and missing == "quarantine":
+    has_none = len(case.absent) == len(MODALITIES)
+    if (missing == "quarantine" and case.absent) or (missing == "zero" and has_none):
         faults.append(f"lacks {', '.join(case.absent)}")
     return "; ".join(faults)
 

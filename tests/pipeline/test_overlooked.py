@@ -46,6 +46,7 @@ def test_a_tree_as_it_should_be_has_nothing_overlooked(tree):
         "Brats17_CBICA_AAB_1",
         "FeTS2022_01341",
         "BraTS20_Training_1x",
+        "BraTS2021\n00000",
         "Brats18_CBICA",
         "patient 7",
     ],
@@ -76,6 +77,8 @@ def test_a_second_copy_is_named_as_such(mark, tree):
         "data.tar.xz",
         "archive.zip.001",
         "archive.zip.part",
+        "archive.zip.crdownload",
+        "two\nlines.zip",
     ],
 )
 def test_an_archive_that_is_still_packed_is_named(name, tree):
