@@ -85,6 +85,11 @@ def _choose(found: CaseFiles, role: str, entries: list[Path]) -> None:
             found.findings.append(f"{say_name(entry.name)} ignored: {reason}")
 
 
+def give_name(folder: Path) -> Path:
+    """Give a folder the name that it has where it lies: of `.` and `..` that is what tells a case."""
+    return folder if folder.name not in {"", ".."} else folder.resolve()
+
+
 def say_name(name: str) -> str:
     """Spell a name so that it fits into a line of UTF-8; a zip of another system may hold any bytes."""
     return name if name.isprintable() else ascii(name)[1:-1]

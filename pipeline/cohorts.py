@@ -18,6 +18,7 @@ from pipeline.case_folder import (
     SEGMENTATION,
     CaseFiles,
     cannot_be_listed,
+    give_name,
     is_noise,
     read_case_folder,
     why_unreadable,
@@ -234,8 +235,11 @@ def _require_folder(root: Path) -> Path:
     except OSError as error:
         raise cannot_be_listed(error) from error
     if not is_folder:
-        raise InputError(f"{root} is not a folder; give the folder that holds the archives")
-    return root if root.name not in {"", ".."} else root.resolve()
+        problem = why_unreadable(root) if root.is_symlink() else None
+        raise InputError(
+            f"{root} {problem or 'is not a folder'}; give the folder that holds the archives"
+        )
+    return give_name(root)
 
 
 def _refuse_unlisted(error: OSError) -> None:

@@ -13,7 +13,7 @@ from cache_schema.errors import InputError
 from cache_schema.targets import require_writable_file
 from cache_schema.vocabulary import MODALITIES
 from pipeline.case import Preprocessing
-from pipeline.case_folder import SEGMENTATION
+from pipeline.case_folder import SEGMENTATION, give_name
 from pipeline.cohorts import Case, canonical_case_id, discover
 from pipeline.mask import SUFFIX, write_labels, write_probabilities
 from pipeline.quality import CaseError
@@ -114,7 +114,7 @@ def plan_requests(
         return (_checked(Request(name, given, out)),)
     if case.is_file():
         raise InputError(f"{case} is one file; give its case's folder, or {ONE_BY_ONE}")
-    case = case.absolute()  # of `.` the name is what tells a case
+    case = give_name(case)
     found = _find(case, warn)
     if canonical_case_id(case.name) is not None:
         return tuple(_checked(_request(each, out)) for each in found)

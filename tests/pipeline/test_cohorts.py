@@ -284,3 +284,9 @@ def test_a_root_that_may_not_be_looked_at_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "is_dir", refuse)
     with pytest.raises(InputError, match=r"data cannot be listed \(Permission denied\)"):
         discover([tmp_path / "data"])
+
+
+def test_a_root_that_is_a_link_to_nowhere_is_called_so(tmp_path):
+    (tmp_path / "data").symlink_to("/mnt/disk/data")
+    with pytest.raises(InputError, match=r"data is a link that leads nowhere, to /mnt/disk/data"):
+        discover([tmp_path / "data"])

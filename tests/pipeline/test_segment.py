@@ -59,6 +59,14 @@ def test_a_case_may_be_where_one_stands(small_tree, tmp_path, monkeypatch):
     assert (request.case_id, request.out) == (folder.name, tmp_path / "mask.nii.gz")
 
 
+def test_a_case_may_be_named_from_inside(small_tree, tmp_path, monkeypatch):
+    folder = shutil.copytree(case_folder(small_tree, "BraTS20_"), tmp_path / "BraTS20_Training_009")
+    (folder / "notes").mkdir()
+    monkeypatch.chdir(folder / "notes")
+    (request,) = plan_requests(Path(".."), NO_FILES, tmp_path / "mask.nii.gz")
+    assert (request.case_id, request.out) == ("BraTS20_Training_009", tmp_path / "mask.nii.gz")
+
+
 def test_a_folder_of_cases_at_any_depth_gets_a_mask_each_named_by_its_case(small_tree, tmp_path):
     requests = plan_requests(small_tree, NO_FILES, tmp_path / "masks")
     assert len(requests) == 16
