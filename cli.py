@@ -353,6 +353,8 @@ def prep_partition(
         _warn(f"{describe_overlooked(plan.overlooked)}; `prep scan` names them")
     if dry_run:
         console.print(plan_table(plan))
+        for case, reason in plan.excluded:
+            errors.print(f"would be quarantined: {case.case_id}: {reason}", markup=False)
         return
     with _goes_on(), _progress("cases") as progress:
         result = run_plan(

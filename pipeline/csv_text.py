@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cache_schema.errors import InputError
+from pipeline.case_folder import why_unreadable
 
 _DELIMITERS: Final = (",", ";", "\t")
 _EXCEL_DELIMITER: Final = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)
@@ -66,6 +67,8 @@ def read_table(path: Path, known: Sequence[re.Pattern[str]] = ()) -> Table:
 
 
 def _decode(path: Path) -> str:
+    if problem := why_unreadable(path):  # a pipe would keep its reader waiting
+        raise InputError(f"{path} cannot be read: it {problem}; mend or remove it")
     try:
         data = path.read_bytes()
     except OSError as error:

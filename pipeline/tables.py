@@ -14,13 +14,17 @@ from typing import Final
 
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import UNKNOWN, Grade
+from pipeline.case_folder import say_name
 from pipeline.csv_text import Table, plain_name, read_table
 
 _NAME_MAPPING: Final = re.compile(r"name[ _-]?mapping", re.IGNORECASE)
 _SURVIVAL: Final = re.compile(r"survival", re.IGNORECASE)
 _READ: Final = frozenset({".csv", ".tsv"})
 _OTHER_FORMS: Final = frozenset(
-    {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".txt", ".gz"}
+    {
+        *(".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".docx", ".pdf"),
+        *(".txt", ".json", ".parquet", ".gz", ""),
+    }
 )
 
 # Of a column's name without case, spaces and punctuation: `BraTS_2018_subject_ID`, `Brats18ID`.
@@ -131,7 +135,9 @@ def read_survival(paths: Sequence[Path], case_id: Callable[[str], str | None]) -
                 continue
             kept = attributes.setdefault(name, {}).setdefault(column, value)
             if value != kept:
-                finding = f"{path.name} has {column} {value!r} for this case: {kept!r} was kept"
+                finding = (
+                    f"{say_name(path.name)} has {column} {value!r} for this case: {kept!r} was kept"
+                )
                 findings[name] = (*findings.get(name, ()), finding)
     return Survival(attributes, findings)
 
@@ -189,6 +195,9 @@ def _reason_unread(path: Path) -> str | None:
     is_table = _NAME_MAPPING.match(path.name) or _SURVIVAL.match(path.name)
     if is_table and path.suffix.lower() in _OTHER_FORMS:
         return "not read in this form: save it as CSV"
+    is_named_otherwise = not is_table and _NAME_MAPPING.search(path.name)
+    if is_named_otherwise and path.suffix.lower() in _READ:
+        return "not read under this name: let it begin with name_mapping"
     return None
 
 
