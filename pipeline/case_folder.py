@@ -85,6 +85,14 @@ def _choose(found: CaseFiles, role: str, entries: list[Path]) -> None:
             )
 
 
+def storable(text: str) -> str:
+    """Return a text that names files so that it can be stored: bytes that are no UTF-8 as escapes.
+
+    Archives packed on a system with another encoding have such names.
+    """
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def list_folder(folder: Path) -> list[Path]:
     """List a folder, sorted.
 

@@ -19,6 +19,7 @@ from pipeline.case_folder import (
     CaseFiles,
     cannot_be_listed,
     read_case_folder,
+    storable,
     why_unreadable,
 )
 from pipeline.overlooked import Overlooked, describe_overlooked, find_overlooked
@@ -230,10 +231,10 @@ def _make_case(folder: Path, identity: tuple[Cohort, str], found: CaseFiles) -> 
         cohort=identity[0],
         folder=folder,
         files=found.files,
-        unreadable=found.unreadable,
+        unreadable={role: storable(why) for role, why in found.unreadable.items()},
         grade=_GRADES.get(folder.parent.name.upper(), "unknown"),
-        repairs=tuple(found.repairs),
-        findings=tuple(found.findings),
+        repairs=tuple(map(storable, found.repairs)),
+        findings=tuple(map(storable, found.findings)),
         is_synthetic=any(_is_marked(parent) for parent in _above(folder)),
     )
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import UNKNOWN, Grade
+from pipeline.case_folder import storable
 from pipeline.csv_text import Table, plain_name, read_table
 
 _NAME_MAPPING: Final = re.compile(r"name[ _-]?mapping", re.IGNORECASE)
@@ -131,7 +132,8 @@ def read_survival(paths: Sequence[Path], case_id: Callable[[str], str | None]) -
                 continue
             kept = attributes.setdefault(name, {}).setdefault(column, value)
             if value != kept:
-                finding = f"{path.name} has {column} {value!r} for this case: {kept!r} was kept"
+                where = storable(path.name)
+                finding = f"{where} has {column} {value!r} for this case: {kept!r} was kept"
                 findings[name] = (*findings.get(name, ()), finding)
     return Survival(attributes, findings)
 

@@ -1,6 +1,7 @@
 """Folders to cases: three layouts, mirrors of them, and what goes wrong in each."""
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,12 @@ def test_files_with_a_wrong_extension_are_kept_for_the_reader_to_judge(tmp_path)
     (folder / "BraTS20_Training_001_t1.nii").write_bytes(gzip.compress(b"t1"))
     (case,) = discover([tmp_path]).cases
     assert gzip.decompress(case.files["t1"].read_bytes()) == b"t1"
+
+
+def test_names_that_are_no_utf8_are_findings_that_can_be_stored(tmp_path):
+    folder = write_case(tmp_path / "Brats18_CBICA_AAB_1", suffixes=("t1", "t2"))
+    (folder / os.fsdecode(b"caf\xe9.nii.gz")).write_text("")
+    (folder / f"{folder.name}_flair.nii.gz").symlink_to(os.fsdecode(b"caf\xe9"))
+    (case,) = discover([tmp_path]).cases
+    assert case.findings == ("caf\\xe9.nii.gz ignored: not a file of this case",)
+    assert r"leads nowhere, to caf\xe9 " in case.unreadable["flair"]
