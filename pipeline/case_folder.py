@@ -92,7 +92,8 @@ def give_name(folder: Path) -> Path:
 
 def say_name(name: str) -> str:
     """Spell a name so that it fits into a line of UTF-8; a zip of another system may hold any bytes."""
-    return name if name.isprintable() else ascii(name)[1:-1]
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def is_noise(name: str) -> bool:

@@ -52,7 +52,7 @@ def identify(inventory: Inventory) -> tuple[Case, ...]:
     return tuple(
         replace(
             _described(case, people.patient(_name(case.case_id)), grades),
-            findings=(*case.findings, *findings[case.case_id]),
+            findings=(*case.findings, *dict.fromkeys(findings[case.case_id])),
             is_synthetic=case.is_synthetic or case.case_id in synthetic,
         )
         for case in inventory.cases

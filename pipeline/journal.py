@@ -11,7 +11,7 @@ from typing import Any, Final, TextIO
 
 from cache_schema.errors import InputError
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
-from cache_schema.manifest import Manifest, Quarantined, read_manifest
+from cache_schema.manifest import SCHEMA_VERSION, Manifest, Quarantined, read_manifest
 from pipeline.request import Request, request_of_manifest
 
 HELD: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
@@ -78,6 +78,11 @@ class Journal:
             elif event["event"] == "refused" and begun:
                 begun.pop()
         return begun[-1] if begun else None
+
+    def has_older_manifest(self) -> bool:
+        """Tell whether the cache has a manifest of a version that is not written any more."""
+        manifest = self._manifest()
+        return manifest is not None and manifest.schema_version != SCHEMA_VERSION
 
     def _events(self) -> Iterator[dict[str, Any]]:
         """Read the log; a line that a kill cut short is passed over, its shard is then redone."""

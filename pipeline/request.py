@@ -58,11 +58,28 @@ def require_same_request(cache: Path, made: Request, wanted: Request) -> None:
         )
 
 
+def as_given(name: str, value: object) -> str:
+    """Write an option as it is given to `prep partition`.
+
+    Args:
+        name: As in the manifest.
+        value: As in the manifest.
+    """
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
+
+
 def _other_options(made: Request, wanted: Request) -> Iterator[str]:
     """Compare the options that both releases know."""
     for name, value in wanted.options.items():
         if name in made.options and made.options[name] != value:
-            yield f"--{name.replace('_', '-')} {value} instead of {made.options[name]}"
+            yield f"{as_given(name, value)} instead of {_other_value(name, made.options[name])}"
+
+
+def _other_value(name: str, value: object) -> str:
+    return as_given(name, value) if isinstance(value, bool) else str(value)
 
 
 def _other_cases(made: Request, wanted: Request) -> Iterator[str]:

@@ -13,6 +13,7 @@ from cache_schema.leakage import describe_data
 from cache_schema.manifest import Manifest, Options
 from cache_schema.vocabulary import COHORTS, LABELS
 from pipeline.plan import Plan
+from pipeline.request import as_given
 from pipeline.scan import ScanReport
 
 MAX_NEIGHBOURS: Final = 8
@@ -21,15 +22,8 @@ MAX_NEIGHBOURS: Final = 8
 
 def describe_options(options: Options) -> str:
     """Say by which options of `prep partition` a cache was made, as they are given there."""
-    given = (_option(name, value) for name, value in options.model_dump().items())
+    given = (as_given(name, value) for name, value in options.model_dump().items())
     return f"made with {' '.join(given)}"
-
-
-def _option(name: str, value: object) -> str:
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {value}"
 
 
 def client_table(manifest: Manifest) -> Table:
@@ -90,8 +84,12 @@ def scan_tables(report: ScanReport) -> tuple[RenderableType, ...]:
         numbers = (str(cohort.cases), str(cohort.patients))
         cohorts.add_row(name, *numbers, _mix(cohort.grades), _mix(cohort.sites))
     overlaps = [f"{count} patients are in {names}" for names, count in report.overlaps.items()]
-    made_up = [f"{len(report.synthetic)} cases are synthetic"] if report.synthetic else []
+    made_up = [_count_synthetic(len(report.synthetic))] if report.synthetic else []
     return cohorts, *overlaps, *made_up, _cases_table(report), *_overlooked_table(report)
+
+
+def _count_synthetic(count: int) -> str:
+    return "1 case is synthetic" if count == 1 else f"{count} cases are synthetic"
 
 
 def _cases_table(report: ScanReport) -> RenderableType:

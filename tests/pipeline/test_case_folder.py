@@ -154,7 +154,7 @@ def test_a_file_is_readable_and_so_is_a_link_to_one(tmp_path):
     [
         ("Läsion.txt", "Läsion.txt"),
         ("two\nlines.txt", "two\\nlines.txt"),
-        (os.fsdecode(b"L\xe4sion.txt"), "L\\udce4sion.txt"),
+        (os.fsdecode(b"L\xe4sion.txt"), "L\\xe4sion.txt"),
     ],
 )
 def test_a_name_of_any_bytes_is_spelled_in_a_line_of_utf8(name, said, folder):

@@ -1,6 +1,7 @@
 """Folders to cases: three layouts, mirrors of them, and what goes wrong in each."""
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -290,3 +291,12 @@ def test_a_root_that_is_a_link_to_nowhere_is_called_so(tmp_path):
     (tmp_path / "data").symlink_to("/mnt/disk/data")
     with pytest.raises(InputError, match=r"data is a link that leads nowhere, to /mnt/disk/data"):
         discover([tmp_path / "data"])
+
+
+def test_names_that_are_no_utf8_are_findings_that_can_be_stored(tmp_path):
+    folder = write_case(tmp_path / "Brats18_CBICA_AAB_1", suffixes=("t1", "t2"))
+    (folder / os.fsdecode(b"caf\xe9.nii.gz")).write_text("")
+    (folder / f"{folder.name}_flair.nii.gz").symlink_to(os.fsdecode(b"caf\xe9"))
+    (case,) = discover([tmp_path]).cases
+    assert case.findings == ("caf\\xe9.nii.gz ignored: not a file of this case",)
+    assert r"leads nowhere, to caf\xe9 " in case.unreadable["flair"]

@@ -356,3 +356,12 @@ def test_a_phantoms_case_is_known_by_its_archive_whatever_was_done_to_its_files(
     (tmp_path / "linked" / "BraTS20_Training_001").symlink_to(archive / "BraTS20_Training_001")
     for root in (archive, tmp_path / "data", archive / "BraTS20_Training_001", tmp_path / "linked"):
         assert only_case(root).is_synthetic
+
+
+def test_scans_that_are_equal_in_the_axes_of_their_files_and_in_others_are_one_finding(tmp_path):
+    voxels = np.random.default_rng(0).integers(1, 900, (12, 12, 12)).astype(np.int16)
+    for name in ("BraTS19_CBICA_AAB_1", "BraTS19_TCIA01_131_1"):
+        (tmp_path / name).mkdir()
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / name / f"{name}_t1.nii.gz")
+    for case in identify(discover([tmp_path])):
+        assert len(case.findings) == 1

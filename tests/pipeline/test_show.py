@@ -103,6 +103,16 @@ def test_a_scan_shows_every_case_worth_a_look(small_plan, rows):
     assert [cases[4].case_id, "absent", "t1, t1ce, t2, flair"] in table
 
 
+@pytest.mark.parametrize(
+    ("count", "line"), [(1, "1 case is synthetic"), (2, "2 cases are synthetic")]
+)
+def test_a_scan_counts_synthetic_cases(small_plan, rows, count, line):
+    cases = [
+        replace(case, is_synthetic=place < count) for place, case in enumerate(small_plan.cases)
+    ]
+    assert [line] in rows(*scan_tables(summarise(cases, [])))
+
+
 def test_a_scan_shows_every_overlap_on_a_line_of_its_own(small_plan, rows):
     table = rows(*scan_tables(summarise(small_plan.cases, [])))
     assert ["5 patients are in brats2018+brats2019"] in table
