@@ -68,7 +68,8 @@ def events(cache: Path) -> list[dict]:
 
 
 def with_case(plan: Plan, changed: Case) -> Plan:
-    """The same plan with one case's files replaced."""
+    """The same plan with one case's files replaced; it counts as real, as all of the plan."""
+    changed = replace(changed, is_synthetic=False)
 
     def renewed(cases: tuple[Case, ...]) -> tuple[Case, ...]:
         return tuple(changed if case.case_id == changed.case_id else case for case in cases)

@@ -198,7 +198,9 @@ def test_air_that_is_not_0_tells_nobody_from_nobody(air, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x1f\x8b", b"no NIfTI", bz2.compress(b"x"), gzip.compress(bytes(400))]
+    "content",
+    [b"", b"\x1f\x8b", b"no NIfTI", bz2.compress(b"x"), gzip.compress(bytes(400))],
+    ids=["empty", "begin of gzip", "text", "bzip2", "gzip of zeros"],
 )
 def test_a_file_that_is_no_scan_tells_nothing(content, tmp_path):
     path = tmp_path / "x.nii.gz"

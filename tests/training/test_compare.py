@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import pytest
 
@@ -243,3 +244,19 @@ def test_memory_that_nobody_tells_is_left_open(finished):
     table = cost_table([unknown])
     assert list(table.columns[-1].cells) == ["-"]
     assert list(table.columns[-2].cells) == ["0.500"]
+
+
+def test_another_budget_is_taken_where_nothing_was_begun(small_cache, here, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(training.compare, "run_central", Mock(side_effect=MemoryError("too large")))
+        assert run("tiny", small_cache, tmp_path, Budget(steps=9)) == ()
+    (result,) = run("tiny", small_cache, tmp_path, Budget(steps=4))
+    assert result.cost.steps == 4
+
+
+def test_a_batch_that_a_network_cannot_be_trained_on_is_found_before_any_is(
+    small_cache, here, tmp_path
+):
+    with pytest.raises(InputError, match=r"^--batch-size 1: "):
+        run("tiny,unetmm", small_cache, tmp_path, batch_size=1, crop=32, weights="none")
+    assert here == []
