@@ -22,7 +22,13 @@ from pipeline.case_folder import (
     why_unreadable,
 )
 from pipeline.overlooked import Overlooked, describe_overlooked, find_overlooked
-from pipeline.tables import is_name_mapping, is_survival, read_survival, unread_tables
+from pipeline.tables import (
+    is_name_mapping,
+    is_survival,
+    read_grade,
+    read_survival,
+    unread_tables,
+)
 
 # Folder names as in the archives; some mirrors change the case of letters.
 _CASE_NAMES: Final[tuple[tuple[Cohort, str, re.Pattern[str]], ...]] = (
@@ -30,7 +36,6 @@ _CASE_NAMES: Final[tuple[tuple[Cohort, str, re.Pattern[str]], ...]] = (
     ("brats2019", "BraTS19_", re.compile(r"brats19_(\w+_\w+)", re.IGNORECASE)),
     ("brats2020", "BraTS20_", re.compile(r"brats20_((?:training|validation)_\d+)", re.IGNORECASE)),
 )
-_GRADES: Final[dict[str, Grade]] = {"HGG": "HGG", "LGG": "LGG"}
 
 WHOLE_FOLDER: Final = "folder"
 """Stands among the unreadable modalities of a case for all of them."""
@@ -231,7 +236,7 @@ def _make_case(folder: Path, identity: tuple[Cohort, str], found: CaseFiles) -> 
         folder=folder,
         files=found.files,
         unreadable=found.unreadable,
-        grade=_GRADES.get(folder.parent.name.upper(), "unknown"),
+        grade=read_grade(folder.parent.name),
         repairs=tuple(found.repairs),
         findings=tuple(found.findings),
         is_synthetic=any(_is_marked(parent) for parent in _above(folder)),
