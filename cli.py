@@ -206,7 +206,8 @@ Workers = Annotated[
 Geometry = Annotated[
     Literal["brats", "any"],
     typer.Option(
-        help="brats refuses anything but 240 x 240 x 155 voxels of 1 mm; any brings all axes to BraTS's."
+        help="brats refuses anything but 240 x 240 x 155 voxels of 1 mm; any takes every grid and brings "
+        "its axes to those of BraTS."
     ),
 ]
 

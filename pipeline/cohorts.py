@@ -29,7 +29,13 @@ from pipeline.overlooked import (
     find_overlooked,
     find_overlooked_inside,
 )
-from pipeline.tables import is_name_mapping, is_survival, read_survival, unread_tables
+from pipeline.tables import (
+    is_name_mapping,
+    is_survival,
+    read_grade,
+    read_survival,
+    unread_tables,
+)
 
 # Folder names as in the archives; some mirrors change the case of letters.
 _CASE_NAMES: Final[tuple[tuple[Cohort, str, re.Pattern[str]], ...]] = (
@@ -37,7 +43,6 @@ _CASE_NAMES: Final[tuple[tuple[Cohort, str, re.Pattern[str]], ...]] = (
     ("brats2019", "BraTS19_", re.compile(r"brats19_(\w+_\w+)", re.IGNORECASE)),
     ("brats2020", "BraTS20_", re.compile(r"brats20_((?:training|validation)_\d+)", re.IGNORECASE)),
 )
-_GRADES: Final[dict[str, Grade]] = {"HGG": "HGG", "LGG": "LGG"}
 
 WHOLE_FOLDER: Final = "folder"
 """Stands among the unreadable modalities of a case for all of them."""
@@ -275,7 +280,7 @@ def _make_case(folder: Path, identity: tuple[Cohort, str], found: CaseFiles) -> 
         folder=folder,
         files=found.files,
         unreadable=found.unreadable,
-        grade=_GRADES.get(folder.parent.name.upper(), "unknown"),
+        grade=read_grade(folder.parent.name),
         repairs=tuple(found.repairs),
         findings=tuple(found.findings),
         is_synthetic=any(_is_marked(parent) for parent in _above(folder)),

@@ -27,6 +27,14 @@ class Request:
     cases: Sequence[str] | None
 
 
+def spell_option(name: str, value: object) -> str:
+    """Spell an option as `prep partition` takes it, by its name in the manifest."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
+
+
 def request_of_plan(plan: Plan) -> Request:
     """Tell what a plan was asked for."""
     return Request(plan.options.model_dump(), sorted(case.case_id for case in plan.cases))
@@ -58,28 +66,13 @@ def require_same_request(cache: Path, made: Request, wanted: Request) -> None:
         )
 
 
-def as_given(name: str, value: object) -> str:
-    """Write an option as it is given to `prep partition`.
-
-    Args:
-        name: As in the manifest.
-        value: As in the manifest.
-    """
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {value}"
-
-
 def _other_options(made: Request, wanted: Request) -> Iterator[str]:
     """Compare the options that both releases know."""
     for name, value in wanted.options.items():
         if name in made.options and made.options[name] != value:
-            yield f"{as_given(name, value)} instead of {_other_value(name, made.options[name])}"
-
-
-def _other_value(name: str, value: object) -> str:
-    return as_given(name, value) if isinstance(value, bool) else str(value)
+            before = made.options[name]
+            other = spell_option(name, before) if isinstance(before, bool) else before
+            yield f"{spell_option(name, value)} instead of {other}"
 
 
 def _other_cases(made: Request, wanted: Request) -> Iterator[str]:

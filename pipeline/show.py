@@ -13,7 +13,7 @@ from cache_schema.leakage import describe_data
 from cache_schema.manifest import Manifest, Options
 from cache_schema.vocabulary import COHORTS, LABELS
 from pipeline.plan import Plan
-from pipeline.request import as_given
+from pipeline.request import spell_option
 from pipeline.scan import ScanReport
 
 MAX_NEIGHBOURS: Final = 8
@@ -22,7 +22,7 @@ MAX_NEIGHBOURS: Final = 8
 
 def describe_options(options: Options) -> str:
     """Say by which options of `prep partition` a cache was made, as they are given there."""
-    given = (as_given(name, value) for name, value in options.model_dump().items())
+    given = (spell_option(name, value) for name, value in options.model_dump().items())
     return f"made with {' '.join(given)}"
 
 
@@ -83,13 +83,9 @@ def scan_tables(report: ScanReport) -> tuple[RenderableType, ...]:
     for name, cohort in report.cohorts.items():
         numbers = (str(cohort.cases), str(cohort.patients))
         cohorts.add_row(name, *numbers, _mix(cohort.grades), _mix(cohort.sites))
-    overlaps = [f"{count} patients are in {names}" for names, count in report.overlaps.items()]
-    made_up = [_count_synthetic(len(report.synthetic))] if report.synthetic else []
+    overlaps = [f"{_are(count, 'patient')} in {names}" for names, count in report.overlaps.items()]
+    made_up = [f"{_are(len(report.synthetic), 'case')} synthetic"] if report.synthetic else []
     return cohorts, *overlaps, *made_up, _cases_table(report), *_overlooked_table(report)
-
-
-def _count_synthetic(count: int) -> str:
-    return "1 case is synthetic" if count == 1 else f"{count} cases are synthetic"
 
 
 def _cases_table(report: ScanReport) -> RenderableType:
@@ -126,6 +122,10 @@ def _overlooked_table(report: ScanReport) -> Iterator[RenderableType]:
                 f"and {len(paths) - MAX_NEIGHBOURS} more beside them; --json lists all", ""
             )
     yield table
+
+
+def _are(count: int, what: str) -> str:
+    return f"1 {what} is" if count == 1 else f"{count} {what}s are"
 
 
 def _mix(counts: Mapping[str, int]) -> str:

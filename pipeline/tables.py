@@ -108,7 +108,7 @@ def read_name_mapping(path: Path, spell: Callable[[str], str]) -> tuple[MappingR
         names = [spell(row[i]) for i in cases if _is_id(path, line, row[i])]
         names += [row[i].upper() for i in tcga if _is_id(path, line, row[i])]
         if names:
-            rows.append(MappingRow(tuple(names), _grade([row[i] for i in grades])))
+            rows.append(MappingRow(tuple(names), read_grade(row[grades[0]] if grades else "")))
     _refuse_two_grades(path, rows)
     return tuple(rows)
 
@@ -173,8 +173,9 @@ def _is_id(path: Path, line: int, value: str) -> bool:
     return True
 
 
-def _grade(cells: Sequence[str]) -> Grade:
-    return _GRADES.get(cells[0].upper(), "unknown") if cells else "unknown"
+def read_grade(text: str) -> Grade:
+    """Read a tumour's grade from a cell, or from the name of the folder that a case lies in."""
+    return _GRADES.get(text.upper(), "unknown")
 
 
 def _refuse_two_grades(path: Path, rows: Sequence[MappingRow]) -> None:
