@@ -641,7 +641,7 @@ def test_ctrl_c_tells_the_command_that_really_goes_on(words, told, tmp_path, mon
         write_config(tmp_path / run, make_config(weights="none", strategy=strategy))
     for place in set(WORK) - {"pipeline.plan.make_plan"}:
         monkeypatch.setattr(place, mock.Mock(side_effect=KeyboardInterrupt))
-    monkeypatch.setattr("pipeline.plan.make_plan", mock.Mock())
+    monkeypatch.setattr("pipeline.plan.make_plan", mock.Mock(return_value=mock.Mock(overlooked=())))
     program = {"prep": cli.run_prep, "train": cli.run_train}[words[0]]
     result = run_here(program, *words[1:], "--debug", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (1, f"interrupted; {told}\n")
