@@ -290,8 +290,8 @@ def read_manifest(cache: Path) -> Manifest:
     """Read and check the manifest of a cache.
 
     Raises:
-        InputError: If there is none, its schema version is another one, or it has problems; all of
-            them are reported at once, each with its place.
+        InputError: If there is none or it cannot be read, its schema version is another one, or it has
+            problems; all of them are reported at once, each with its place.
     """
     path = cache / MANIFEST_NAME
     try:
@@ -301,6 +301,8 @@ def read_manifest(cache: Path) -> Manifest:
             f"{cache} has no {MANIFEST_NAME}: it is not a finished cache; run `prep partition` with "
             f"`--cache {cache}` (again, if it was interrupted)"
         ) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); make it readable") from error
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 text ({error.reason}); prepare the cache again"

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float16, Int
 
 from cache_schema.shard import CaseSlices, Slice
 from cache_schema.vocabulary import MODALITIES
-from pipeline.case_folder import SEGMENTATION
+from pipeline.case_folder import SEGMENTATION, say_name
 from pipeline.cohorts import Case
 from pipeline.crop import Crop, crop, place
 from pipeline.normalize import NORMALIZATIONS, NormalizationError, Scaling, make_scaler
@@ -99,7 +99,8 @@ def read_files(files: Mapping[str, Path]) -> dict[str, bytes]:
     try:
         return {role: read_file(path) for role, path in sorted(files.items())}
     except OSError as error:
-        raise CaseError(f"{error.filename} cannot be read ({error.strerror})") from error
+        where = say_name(error.filename)
+        raise CaseError(f"{where} cannot be read ({error.strerror})") from error
 
 
 def source_key(sources: Mapping[str, bytes]) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cache_schema.errors import InputError
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
-from cache_schema.manifest import Manifest, Quarantined, read_manifest
+from cache_schema.manifest import SCHEMA_VERSION, Manifest, Quarantined, read_manifest
 from cache_schema.names import Name
 from cache_schema.reading import open_regular, open_to_append, read_bytes
 from cache_schema.vocabulary import Cohort
@@ -126,6 +126,11 @@ class Journal:
             elif begun:
                 begun.pop()
         return begun[-1] if begun else None
+
+    def has_older_manifest(self) -> bool:
+        """Tell whether the cache has a manifest of a version that is not written any more."""
+        manifest = self._manifest()
+        return manifest is not None and manifest.schema_version != SCHEMA_VERSION
 
     def foreign_lines(self) -> list[int]:
         """Number the lines, from 1, that are no records; one that a kill cut short is none of them."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from dataclasses import replace as with_fields
@@ -109,15 +109,8 @@ def run_plan(
         request = request_of_plan(plan)
         if not replace:
             _refuse_replacing(cache, journal, request)
-        if found := journal.foreign_lines():
-            warn(
-                f"{cache / LOG_NAME} has {len(found)} line(s) that are no records, first line {found[0]}; "
-                "they are passed over"
-            )
-        if not journal.is_guarded:
-            warn(
-                f"{cache} is on a file system without locks: nothing keeps a second `prep partition` out"
-            )
+        for warning in _warnings(cache, journal):
+            warn(warning)
         with connect(num_workers, scheduler, cache.resolve()) as client:
             journal.record("started", shards=len(plan.shards), **asdict(request))
             outcomes = _make_shards(client, plan, cache.resolve(), journal, observer, donors=donors)
@@ -153,6 +146,22 @@ def _refuse_replacing(cache: Path, journal: Journal, request: Request) -> None:
         raise InputError(f"{error}; --replace replaces it whatever it is") from error
     if made is not None:
         require_same_request(cache, made, request)
+
+
+def _warnings(cache: Path, journal: Journal) -> Iterator[str]:
+    """Yield what the user should know before a cache is written to."""
+    if not journal.is_guarded:
+        yield f"{cache} is on a file system without locks: nothing keeps a second `prep partition` out"
+    if found := journal.foreign_lines():
+        yield (
+            f"{cache / LOG_NAME} has {len(found)} line(s) that are no records, first line {found[0]}; "
+            "they are passed over"
+        )
+    if journal.has_older_manifest():
+        yield (
+            f"the manifest of {cache} is of an earlier version and is written anew; runs that were "
+            "trained on this cache before are not scored on it any more"
+        )
 
 
 def inspect_cases(

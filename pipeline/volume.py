@@ -50,6 +50,8 @@ BRATS_AXES: Final = axcodes2ornt(("L", "P", "S"))
 """Where i, j and k of BraTS point: the patient's left, back and top."""
 AS_IT_IS: Final = np.array([[0, 1], [1, 1], [2, 1]])
 """The turn that changes nothing: every axis in its place, none flipped."""
+_BRATS_SIGNS: Final = np.diag([-1.0, -1.0, 1.0])
+"""Those of an affine with these axes whose grid is not oblique."""
 MAX_CONDITION: Final = 1e6
 """A longest step of the voxel grid over its shortest beyond this leaves no three axes."""
 
@@ -513,6 +515,10 @@ def has_brats_axes(affine: Float[np.ndarray, "4 4"]) -> bool:
     Raises:
         VolumeError: If the affine leaves no three axes.
     """
+    if np.array_equal(np.sign(affine[:3, :3]), _BRATS_SIGNS):  # most files; ten times as fast
+        steps = np.abs(np.diag(affine)[:3])
+        if steps.max() < MAX_CONDITION * steps.min():
+            return True
     return bool(np.array_equal(_turn(affine), AS_IT_IS))
 
 

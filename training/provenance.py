@@ -58,7 +58,11 @@ def read_provenance(run: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{run} is not a run: {path.name} cannot be read ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{run} is not a run: {path.name} cannot be read ({reason}); give the folder that "
+            "`train fed --run` wrote"
+        ) from error
     return document
 
 

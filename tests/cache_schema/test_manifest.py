@@ -179,6 +179,12 @@ def test_a_missing_manifest_means_an_unfinished_cache(tmp_path):
         read_manifest(tmp_path)
 
 
+def test_a_manifest_that_cannot_be_read_is_refused_by_name(tmp_path):
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(InputError, match=r"manifest\.json cannot be read \(Is a directory\)"):
+        read_manifest(tmp_path)
+
+
 def test_text_that_is_not_json_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"schema_version": 1,', encoding="utf-8")
     with pytest.raises(InputError, match="is not JSON"):

@@ -124,6 +124,12 @@ def test_whatever_is_in_a_file_it_is_read_or_refused(tmp_path_factory, data):
         assert {len(row) for row in table.rows.values()} <= {len(table.columns)}
 
 
+def test_a_pipe_is_refused_and_nobody_waits_for_its_writer(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(InputError, match=r"t\.csv cannot be read: it is a pipe, not a file"):
+        read_table(tmp_path / "t.csv")
+
+
 def test_a_pipe_a_sparse_file_and_an_endless_cell_are_refused_by_name(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "sparse.csv").touch()
@@ -134,5 +140,5 @@ def test_a_pipe_a_sparse_file_and_an_endless_cell_are_refused_by_name(tmp_path):
         ("sparse", "it is larger than"),
         ("cell", "field larger than field limit"),
     ):
-        with pytest.raises(InputError, match=rf"{name}\.csv cannot be read .*{message}"):
+        with pytest.raises(InputError, match=rf"{name}\.csv cannot be read.*{message}"):
             read_table(tmp_path / f"{name}.csv")

@@ -238,7 +238,7 @@ OTHER_REQUESTS = [
     (lambda plan: with_options(plan, alpha=2.0), r"\(--alpha 2\.0 instead of 1\.0\)"),
     (
         lambda plan: with_options(plan, seed=7, bias_correct=True),
-        r"\(--seed 7 instead of 0; --bias-correct True instead of False\)",
+        r"\(--seed 7 instead of 0; --bias-correct instead of --no-bias-correct\)",
     ),
     (lambda plan: without(plan, plan.cases[3].case_id), r"\(1 case gone: BraTS19_TCIA02_102_1\)"),
 ]
@@ -449,9 +449,12 @@ def test_shards_of_a_cache_of_version_1_are_kept_and_its_manifest_becomes_versio
     assert verify_cache(cache_copy) == []
     killed = replacing(cache_copy / "manifest.json")
     killed.__enter__().write_text("half")
-    result = run(small_plan, cache_copy)
+    warnings: list[str] = []
+    result = run(small_plan, cache_copy, warn=warnings.append)
     assert result.num_reused == len(small_plan.shards)
     assert all_bytes(cache_copy) == before
+    (warning,) = warnings
+    assert "of an earlier version and is written anew; runs that were trained on" in warning
 
 
 def test_slices_of_a_cache_of_version_1_are_reused(run, small_plan, cache_copy, tmp_path):

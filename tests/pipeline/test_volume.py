@@ -24,6 +24,7 @@ from pipeline.volume import (
     decode_nifti,
     encode_like,
     encode_nifti,
+    has_brats_axes,
     read_affine,
     read_file,
     read_header,
@@ -575,3 +576,18 @@ def test_nibabel_prints_nothing_about_odd_headers(tmp_path):
         check=True,
     )
     assert (done.stdout, done.stderr) == (b"", b"")
+
+
+@pytest.mark.parametrize("turned", [0.0, 0.02, 0.6])
+@pytest.mark.parametrize("signs", [(-1, -1, 1), (1, -1, 1), (-1, 1, 1), (-1, -1, -1)])
+def test_axes_are_those_of_brats_by_their_signs_oblique_or_not(signs, turned):
+    sine, cosine = np.sin(turned), np.cos(turned)
+    oblique = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = oblique @ np.diag(np.array(signs) * [1.0, 1.0, 3.0])
+    assert has_brats_axes(affine) == (signs == (-1, -1, 1))
+
+
+def test_a_grid_without_a_third_step_has_no_axes_though_its_signs_are_those_of_brats():
+    with pytest.raises(VolumeError, match="leaves no three axes"):
+        has_brats_axes(np.diag([-1.0, -1.0, 1e-7, 1.0]))

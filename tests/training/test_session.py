@@ -47,6 +47,15 @@ def test_a_run_keeps_its_settings_its_name_and_who_took_part(tiny_config, tmp_pa
     )
 
 
+def test_a_folder_that_is_no_run_is_told_once_and_with_advice(tmp_path):
+    with pytest.raises(InputError) as caught:
+        read_provenance(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} is not a run: provenance.json cannot be read (No such file or directory); "
+        "give the folder that `train fed --run` wrote"
+    )
+
+
 def test_scores_belong_to_the_one_cache_of_all_or_to_that_of_any_site(
     small_cache, tiny_config, tmp_path
 ):
