@@ -1,21 +1,17 @@
 """The log of a cache: what happened when, and which shards are known to be whole."""
 
-import errno
-import fcntl
 import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, TextIO
 
 from cache_schema.errors import InputError
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
+from cache_schema.locks import lock_file
 from cache_schema.manifest import Manifest, Quarantined, read_manifest
 from pipeline.request import Request, request_of_manifest
-
-HELD: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
-"""What a lock that somebody else holds answers; anything else means that this file system has no locks."""
 
 
 class Journal:
@@ -102,26 +98,12 @@ def open_journal(cache: Path) -> Iterator[Journal]:
         InputError: If another preparation holds it.
     """
     with (cache / LOG_NAME).open("a", encoding="utf-8") as file:
-        is_guarded = _lock(file, cache)
+        refusal = f"another `prep partition` writes to {cache}; wait for it"
+        is_guarded = lock_file(file, refusal)
         if not _ends_with_newline(cache / LOG_NAME):
             file.write("\n")  # a kill cut the last line short; the next one starts afresh
             file.flush()
         yield Journal(cache, file, is_guarded=is_guarded)
-
-
-def _lock(file: TextIO, cache: Path) -> bool:
-    """Lock a cache's log until it is closed, and tell whether the file system could.
-
-    Raises:
-        InputError: If another process holds the lock.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in HELD:
-            raise InputError(f"another `prep partition` writes to {cache}; wait for it") from None
-        return False
-    return True
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -19,7 +19,7 @@ from training.device import fork_random
 from training.fit import FitResult, Stint, fit, make_optimizer
 from training.runlog import EVERYBODY, Board, ClientRecord, Observer, RoundRecord, RunLog, open_log
 from training.seeds import derive_seed
-from training.session import open_session
+from training.session import Session, open_session
 from training.training_set import plan_batches
 
 TOLD_PER_EPOCH: Final = 20
@@ -54,7 +54,25 @@ def run_central(
         InputError: If the cache or an option cannot be used, `run` is not as it should be, a
             checkpoint cannot be written, or the loss is not finite.
     """
-    session = open_session(config, cache, run, resume=resume)
+    with open_session(config, cache, run, resume=resume) as session:
+        _carry_on(session, config, cache, run, observer, resume=resume, boards=boards)
+
+
+def _carry_on(
+    session: Session,
+    config: TrainConfig,
+    cache: Path,
+    run: Path,
+    observer: Observer,
+    *,
+    resume: bool,
+    boards: Sequence[Board],
+) -> None:
+    """Go through the epochs that are left, from what the run has saved.
+
+    Raises:
+        InputError: If a checkpoint cannot be read or written, or the loss is not finite.
+    """
     model = session.model.to(session.device)
     optimizer = make_optimizer(model, config)
     first_epoch, done, seconds = 1, FitResult(), 0.0

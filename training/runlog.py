@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 from torch.utils.tensorboard import SummaryWriter
 
 from cache_schema.errors import InputError
+from cache_schema.locks import lock_file
 
 EVERYBODY: Final = -1
 """Stands for all clients together where there is no federation."""
@@ -157,12 +158,21 @@ class RunLog:
     """Writes the log of a run, and shows its scalars on boards."""
 
     def __init__(self, run: Path) -> None:
-        """Open a log for appending; it is complete up to the last round whenever it is read."""
+        """Open a log for appending; it is complete up to the last round whenever it is read.
+
+        Raises:
+            InputError: If another process has it open.
+        """
         self._run = run
         self._boards: list[Board] = []
         self._file = (run / LOG_NAME).open("a", encoding="utf-8")
-        with suppress(OSError):  # held until the process ends, however it does; see `is_written`
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Held until the process ends, however it does: see `is_written`, and earlier releases had no
+        # other lock.
+        try:
+            lock_file(self._file, f"another `train` writes to {run}; wait for it, or stop it")
+        except InputError:
+            self._file.close()
+            raise
         if self._file.tell() and not (run / LOG_NAME).read_bytes().endswith(b"\n"):
             self._file.write("\n")  # a kill cut the last line short; the next one starts afresh
         self._rounds = {record.round: record for record in read_rounds(run)}

@@ -5,6 +5,7 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cache_schema.errors import InputError
 from training.runlog import (
     EVERYBODY,
     ClientRecord,
@@ -199,3 +200,11 @@ def test_a_target_is_noted_in_the_log_whether_it_was_reached_or_not(tmp_path):
     noted = [(e["dice"], e["round"]) for e in events(tmp_path) if e["event"] == "target"]
     assert noted == [(0.4, 2), (0.6, None)]
     assert len(read_rounds(tmp_path)) == 2
+
+
+def test_a_log_that_another_process_writes_is_not_written_to(tmp_path):
+    with open_log(tmp_path) as log:
+        log.record("started")
+        with pytest.raises(InputError, match="another `train` writes to"), open_log(tmp_path):
+            pass
+    assert [event["event"] for event in events(tmp_path)] == ["started"]

@@ -59,11 +59,13 @@ def run_federation(
     """
     strategy = make_strategy(config.strategy, config.strategy_options)
     devices = choose_devices(config.device)
-    session = open_session(config, cache, run, resume=resume, devices=devices)
-    memory = ClientMemory(run / MEMORY_FOLDER)
-    workplace = Workplace(session.dataset, config, strategy, memory, session.least_batch)
-    model = session.model
     with ExitStack() as stack:
+        session = stack.enter_context(
+            open_session(config, cache, run, resume=resume, devices=devices)
+        )
+        memory = ClientMemory(run / MEMORY_FOLDER)
+        workplace = Workplace(session.dataset, config, strategy, memory, session.least_batch)
+        model = session.model
         clients: Clients
         if len(devices) > 1:
             clients = stack.enter_context(ClientPool(workplace, devices))
