@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,14 @@ import torch
 from torch import nn
 
 from cache_schema.errors import InputError
-from training.checkpoint import fill_moments, load_resume, moments_of, save_resume, save_weights
+from training.checkpoint import (
+    fill_moments,
+    fitting,
+    load_resume,
+    moments_of,
+    save_resume,
+    save_weights,
+)
 from training.config import TrainConfig
 from training.data.batches import Example, Pass, make_loader, read_batches
 from training.device import fork_random
@@ -78,10 +86,11 @@ def _carry_on(
     first_epoch, done, seconds = 1, FitResult(), 0.0
     if resume and (saved := load_resume(run)) is not None:
         groups, position = saved
-        model.load_state_dict(groups["model"])
-        fill_moments(optimizer, groups["optimizer"])
-        first_epoch, done = position["epoch"], _result(position["done"])
-        seconds = position["seconds"]
+        with fitting(run):
+            model.load_state_dict(groups["model"])
+            fill_moments(optimizer, groups["optimizer"])
+            first_epoch, done = index(position["epoch"]), _result(position["done"])
+            seconds = position["seconds"]
         if not done.num_steps:
             save_weights(run, groups["model"], round_number=first_epoch - 1)
     shifts = plan_batches(config, session.dataset, session.least_batch)

@@ -17,7 +17,8 @@ from cache_schema.manifest import Manifest, read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, record_preprocessing
 from cache_schema.targets import require_writable_folder
 from training.attempt import clear_attempt, holds_run
-from training.config import TrainConfig, option_of, read_config, write_config
+from training.checkpoint import add_digests
+from training.config import TrainConfig, is_of_earlier_release, option_of, read_config, write_config
 from training.data.batches import TrainingSet
 from training.device import (
     choose_device,
@@ -95,7 +96,7 @@ def open_session(
         _require_same_settings(config, run)
         require_same_cache(run, cache, manifest)
         with holding_run(run):
-            remove_partials(run)
+            _tidy(run)
             session = _build(config, cache, manifest, devices)
             write_preprocessing(run, record_preprocessing(manifest))  # earlier releases lack it
             yield session
@@ -190,7 +191,7 @@ def open_remote_run(
                 f"{run} was begun by other clients or with other data: {saved}, not {given}"
             )
         with holding_run(run):
-            remove_partials(run)
+            _tidy(run)
             write_preprocessing(run, preprocessing)
             yield
         return
@@ -200,6 +201,19 @@ def open_remote_run(
         write_preprocessing(run, preprocessing)
         write_config(run, config)
         yield
+
+
+def _tidy(run: Path) -> None:
+    """Remove what a kill left in a run's folder, and bring what an earlier release wrote up to date.
+
+    Raises:
+        InputError: If a file is damaged, or cannot be written.
+    """
+    remove_partials(run)
+    if is_of_earlier_release(run):
+        add_digests(run)
+        write_config(run, read_config(run))
+        _log.warning("%s was begun by an earlier release: its files have digests from now on", run)
 
 
 def require_no_run(run: Path, *, logs_at_once: bool = False) -> None:

@@ -1,8 +1,13 @@
 """The folder of a run whose clients train at their own places."""
 
+import json
+import shutil
 from contextlib import ExitStack
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cache_schema.errors import InputError
@@ -11,10 +16,12 @@ from cache_schema.manifest import digest, read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, Source
 from cache_schema.vocabulary import MODALITIES
 from tests.training.models.test_smallest_batch import Deep
+from training.checkpoint import load_resume, load_weights, save_resume
 from training.config import CENTRAL, read_config
 from training.data import SliceDataset
 from training.federated.engine import run_federation
 from training.models.registry import MODELS, Network
+from training.models.trained import trained_model
 from training.provenance import (
     PREPROCESSING_NAME,
     read_preprocessing,
@@ -180,6 +187,80 @@ def test_a_file_system_without_locks_is_said_and_does_not_stop_training(
     session_of(tiny_config, small_cache, tmp_path / "run")
     (said,) = caplog.messages
     assert said.startswith(f"{tmp_path / 'run'} is on a file system without locks")
+
+
+def as_an_earlier_release(run):
+    """Take the digests away from a run's files, and the version from its settings."""
+    path = run / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["settings_version"], settings["settings_digest"]
+    path.write_text(json.dumps(settings))
+    for name, key in (("model", "round"), ("resume", "position")):
+        path = run / f"{name}.safetensors"
+        with safe_open(path, framework="pt") as file:
+            value = file.metadata()[key]
+        save_file(load_file(path), path, {key: value})
+
+
+def test_a_run_of_an_earlier_release_goes_on_with_the_same_bits_and_has_digests_from_then_on(
+    small_cache, tiny_config, tiny_run, tmp_path, observer, caplog
+):
+    run = tmp_path / "run"
+    observer.round_done = lambda _: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        run_federation(tiny_config, small_cache, run, observer)
+    del observer.round_done
+    as_an_earlier_release(run)
+    before = load_weights(run)[0]
+    run_federation(tiny_config, small_cache, run, observer, resume=True)
+    assert [text for text in caplog.messages if "begun by an earlier release" in text] == [
+        f"{run} was begun by an earlier release: its files have digests from now on"
+    ]
+    assert load_file(run / "model.safetensors").keys() == before.keys()
+    for name in ("config.json", "model.safetensors", "resume.safetensors"):
+        assert (run / name).read_bytes() == (tiny_run / name).read_bytes()
+
+
+def test_the_weights_of_an_earlier_release_are_used_as_they_are(small_cache, tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    as_an_earlier_release(run)
+    state, number = load_weights(run)
+    assert number == 2
+    assert all(torch.equal(state[name], t) for name, t in load_weights(tiny_run)[0].items())
+    names = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    assert trained_model(run, read_config(run))[1] == 2
+    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == names
+
+
+@pytest.mark.parametrize("name", ["resume", "model"])
+def test_a_flipped_bit_in_what_a_run_saved_is_refused(
+    name, small_cache, tiny_run, tmp_path, observer
+):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    path = run / f"{name}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    if name == "model":
+        with pytest.raises(InputError, match=r"model\.safetensors .*its digest differs"):
+            trained_model(run, read_config(run))
+    else:
+        with pytest.raises(InputError, match=r"resume\.safetensors .*its digest differs"):
+            run_federation(read_config(run), small_cache, run, observer, resume=True)
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    small_cache, tiny_config, tiny_run, tmp_path, observer
+):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    groups, position = load_resume(run)
+    groups["model"]["layers.0.weight"] = torch.zeros(7, 4, 3, 3)
+    save_resume(run, groups, position)
+    with pytest.raises(InputError, match=r"does not fit the run \(layers\.0\.weight is"):
+        run_federation(tiny_config, small_cache, run, observer, resume=True)
 
 
 class OneSlice(SliceDataset):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import REGIONS
-from training.checkpoint import load_resume, save_resume, save_weights
+from training.checkpoint import fitting, load_resume, save_resume, save_weights
 from training.config import TrainConfig
 from training.device import choose_devices
 from training.federated.aggregate import Server, State, Update, copy_state, find_fault
@@ -182,12 +183,30 @@ def _load_server(run: Path, model: nn.Module) -> Server:
     if saved is None:
         return server
     groups, position = saved
-    state, memory = groups["model"], groups.get("memory", {})
-    save_weights(run, state, round_number=position["round"])  # whatever became of the file
-    remembered = {int(client): number for client, number in position["remembered"].items()}
-    return replace(
-        server, model=state, memory=memory, round=position["round"], remembered=remembered
-    )
+    with fitting(run):
+        _require_alike(groups["model"], server.model)
+        remembered = {int(client): number for client, number in position["remembered"].items()}
+        server = replace(
+            server,
+            model=groups["model"],
+            memory=groups.get("memory", {}),
+            round=index(position["round"]),
+            remembered=remembered,
+        )
+    save_weights(run, server.model, round_number=server.round)  # whatever became of the file
+    return server
+
+
+def _require_alike(state: State, model: State) -> None:
+    """Make sure that a state has the tensors of a network.
+
+    Raises:
+        ValueError: If one has another shape or type, or is not there.
+    """
+    found, wanted = ({k: (v.shape, v.dtype) for k, v in each.items()} for each in (state, model))
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(f"{name} is {found.get(name)}, the network has {wanted.get(name)}")
 
 
 def _save_server(run: Path, server: Server) -> None:
