@@ -1,5 +1,6 @@
 """JSON from disk through one door: whatever is wrong with it is said in one line."""
 
+import errno
 import json
 import math
 from collections.abc import Sequence
@@ -66,9 +67,18 @@ def reason_of(error: Exception) -> str:
     return " ".join(text.split())[:200]
 
 
-def _read_bytes(path: Path) -> bytes:
+def require_file(path: Path) -> None:
+    """Make sure that opening a path does not wait, as a pipe does for its other end.
+
+    Raises:
+        OSError: If it is a pipe, a socket or a device.
+    """
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError("not a file")  # a pipe would wait for its writer
+        raise OSError(errno.EINVAL, "not a file")
+
+
+def _read_bytes(path: Path) -> bytes:
+    require_file(path)
     if path.exists() and path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path.stat().st_size} bytes are too many for it")
     return path.read_bytes()

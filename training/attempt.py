@@ -63,7 +63,7 @@ def _has_results(run: Path) -> bool:
 
 
 def _ended_before_a_step(run: Path) -> bool:
-    events = read_events(run)
+    events = read_events(run, is_whole=False)  # in doubt it is worth keeping
     if any(_tells_of_a_step(event) for event in events):
         return False
     turns = [event["event"] for event in events if event["event"] in {*STARTS, *ENDS}]

@@ -116,6 +116,7 @@ def _carry_on(
             epoch=first_epoch,
             rounds=config.rounds,
         )
+        log.tell_missing(first_epoch)
         steps = _Steps(log, observer, num_steps, done.num_steps)
         trainer = _Trainer(config, run, model, optimizer, read_batches(loader), steps)
         for epoch in epochs:

@@ -7,9 +7,10 @@ from typing import Final
 
 import torch
 
+from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
 from training.process import STATUS, own_bytes
-from training.runlog import read_rounds
+from training.runlog import LOG_NAME, read_rounds
 
 COST_NAME: Final = "cost.json"
 
@@ -36,8 +37,16 @@ def measured_cost(run: Path, device: torch.device) -> Cost:
     """Tell what a run took whose training this process has just finished.
 
     Steps and seconds are of the whole run; where it was resumed, the peak is that of the last process.
+
+    Raises:
+        InputError: If the run's log has lost rounds.
     """
     rounds = read_rounds(run)
+    if [record.round for record in rounds] != list(range(1, len(rounds) + 1)):
+        raise InputError(
+            f"{run / LOG_NAME} lacks rounds, so nobody knows what training took; bring it back, or remove "
+            f"{run} to train again"
+        )
     return Cost(
         device.type,
         sum(client.num_steps for record in rounds for client in record.clients),

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cache_schema.documents import reason_of
+from cache_schema.documents import reason_of, require_file
 from cache_schema.errors import InputError
 from cache_schema.files import replacing, reporting
 
@@ -66,8 +66,7 @@ def read_tensors(
         InputError: If the file is not there, no file of tensors, or not as it was written.
     """
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise ValueError("not a file")  # noqa: TRY301 - a pipe would wait for its writer
+        require_file(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             _require_whole(path, metadata, key, is_sealed=is_sealed)
