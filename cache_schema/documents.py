@@ -1,16 +1,20 @@
 """JSON from disk through one door: whatever is wrong with it is said in one line."""
 
-import errno
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from cache_schema.errors import InputError
+from cache_schema.reading import read_bytes
 
-MOST_BYTES: Final = 64 * 2**20
-"""Of a document; what is larger is none that this program writes."""
+T = TypeVar("T")
+
+MOST_PLACES: Final = 3
+"""Of a document that are named as wrong."""
 
 
 def read_object(path: Path, advice: str) -> dict[str, Any]:
@@ -24,9 +28,30 @@ def read_object(path: Path, advice: str) -> dict[str, Any]:
         InputError: If it is not there, no file, too large or not such a document.
     """
     try:
-        return parse_object(_read_bytes(path))
+        return parse_object(read_bytes(path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({reason_of(error)}); {advice}") from error
+
+
+def read_record(path: Path, kind: type[T], advice: str) -> T:
+    """Read a document of a kind: a model, or a dataclass whose fields have types to be checked.
+
+    Args:
+        path: Of the file.
+        kind: What it must be, with no key more.
+        advice: What to do if it cannot be used.
+
+    Raises:
+        InputError: If it is anything else.
+    """
+    document = read_object(path, advice)
+    unknown = sorted(document.keys() - kind.__annotations__.keys())
+    if unknown:
+        raise InputError(f"{path}: nobody knows {', '.join(unknown)[:200]}; {advice}")
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(document), strict=True)
+    except ValidationError as error:
+        raise InputError(f"{path}: {places_of(error)}; {advice}") from error
 
 
 def parse_object(content: bytes | str, *, is_finite: bool = True) -> dict[str, Any]:
@@ -67,21 +92,14 @@ def reason_of(error: Exception) -> str:
     return " ".join(text.split())[:200]
 
 
-def require_file(path: Path) -> None:
-    """Make sure that opening a path does not wait, as a pipe does for its other end.
-
-    Raises:
-        OSError: If it is a pipe, a socket or a device.
-    """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise OSError(errno.EINVAL, "not a file")
-
-
-def _read_bytes(path: Path) -> bytes:
-    require_file(path)
-    if path.exists() and path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{path.stat().st_size} bytes are too many for it")
-    return path.read_bytes()
+def places_of(error: ValidationError) -> str:
+    """Name every place of a document that is wrong, and how, in one line; the first of many."""
+    problems = [
+        f"{'.'.join(map(str, problem['loc'])) or 'document'}: {problem['msg']}"
+        for problem in error.errors()
+    ]
+    text = "; ".join(problems[:MOST_PLACES])
+    return " ".join(text.split())[:400] + (" and more" if len(problems) > MOST_PLACES else "")
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import IO, Any, Final
 
 from cache_schema.errors import InputError
 from cache_schema.files import reporting
+from cache_schema.reading import open_to_append
 
 HELD: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
 """What a lock that somebody else holds answers; anything else means that this file system has no locks."""
@@ -51,6 +52,6 @@ def holding(path: Path, refusal: str) -> Iterator[bool]:
         InputError: If another holds the lock, or the file cannot be opened.
     """
     with reporting(path):
-        file = path.open("ab")
+        file = open_to_append(path)
     with file:
         yield lock_file(file, refusal)

@@ -178,8 +178,9 @@ def _load(path: Path, key: str, advice: str) -> tuple[dict[str, Tensor], dict[st
 
 
 def _settings_of(run: Path) -> str:
-    """Give the digest of a run's settings, or nothing where there are none that can be read."""
+    """Give the digest of what decides a run's weights, or nothing where no settings can be read."""
     try:
-        return settings_digest(read_config(run).model_dump(mode="json"))
+        config = read_config(run)
+        return settings_digest(config.model_dump(mode="json", exclude={"device", "loader_workers"}))
     except InputError:
         return ""

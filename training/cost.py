@@ -3,10 +3,12 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import torch
+from annotated_types import Ge
 
+from cache_schema.documents import read_record
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
 from training.process import STATUS, own_bytes
@@ -28,9 +30,9 @@ class Cost:
     """
 
     device: str
-    steps: int
-    seconds: float
-    peak_bytes: int | None
+    steps: Annotated[int, Ge(1)]
+    seconds: Annotated[float, Ge(0)]
+    peak_bytes: Annotated[int, Ge(0)] | None
 
 
 def measured_cost(run: Path, device: torch.device) -> Cost:
@@ -68,8 +70,12 @@ def write_cost(run: Path, cost: Cost) -> None:
 
 
 def read_cost(run: Path) -> Cost | None:
-    """Read what a run took; None if nobody has measured it."""
+    """Read what a run took; None if nobody has measured it.
+
+    Raises:
+        InputError: If the document is damaged.
+    """
     path = run / COST_NAME
     if not path.exists():
         return None
-    return Cost(**json.loads(path.read_text(encoding="utf-8")))
+    return read_record(path, Cost, "remove it, and the same command measures again")

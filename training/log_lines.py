@@ -1,5 +1,6 @@
 """Lines of a run's log: which of them are records. A log is written for people; nothing in it is relied on."""
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -7,7 +8,11 @@ from typing import Annotated, Any, Final
 from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict
 
-from cache_schema.documents import parse_object, require_file
+from cache_schema.documents import parse_object
+from cache_schema.reading import open_regular
+
+MOST_BYTES: Final = 2**30
+"""Of a log; a thousand rounds of a thousand clients take less."""
 
 LONGEST_LINE: Final = 2**24
 """Bytes; a round of thousands of clients takes less."""
@@ -116,10 +121,11 @@ def read_lines(path: Path, *, is_whole: bool = True) -> tuple[tuple[dict[str, An
     Raises:
         OSError: If the file cannot be read.
     """
-    require_file(path)
+    if path.stat().st_size > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {MOST_BYTES:,} bytes")
     events: list[dict[str, Any]] = []
     num_skipped = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while line := file.readline(LONGEST_LINE):
             record = _record(line, is_whole=is_whole)
             if record is not None:

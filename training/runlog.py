@@ -15,10 +15,10 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from torch.utils.tensorboard import SummaryWriter
 
-from cache_schema.documents import require_file
 from cache_schema.errors import InputError
 from cache_schema.files import reporting
 from cache_schema.locks import lock_file
+from cache_schema.reading import open_regular, open_to_append
 from training.log_lines import read_lines
 
 _log = logging.getLogger(__name__)
@@ -178,8 +178,7 @@ class RunLog:
         self._run = run
         self._boards: list[Board] = []
         with reporting(run / LOG_NAME):
-            require_file(run / LOG_NAME)
-            self._file = (run / LOG_NAME).open("a", encoding="utf-8")
+            self._file = open_to_append(run / LOG_NAME)
         # Held until the process ends, however it does: see `is_written`, and earlier releases had no
         # other lock.
         try:
@@ -187,7 +186,7 @@ class RunLog:
         except InputError:
             self._file.close()
             raise
-        if self._file.tell() and not (run / LOG_NAME).read_bytes().endswith(b"\n"):
+        if self._file.tell() and not _ends_with_newline(run / LOG_NAME):
             self._file.write("\n")  # a kill cut the last line short; the next one starts afresh
         self._rounds = {record.round: record for record in read_rounds(run)}
 
@@ -251,6 +250,12 @@ class RunLog:
                     self.record("unsent", problem=problem)
 
 
+def _ends_with_newline(path: Path) -> bool:
+    with open_regular(path) as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
 @contextmanager
 def open_log(run: Path, boards: Sequence[Board] = ()) -> Iterator[RunLog]:
     """Open a run's log and close it whatever happens.
@@ -280,7 +285,7 @@ def open_log(run: Path, boards: Sequence[Board] = ()) -> Iterator[RunLog]:
 def is_written(run: Path) -> bool:
     """Tell whether a process has the log of a run open, or may have: not every file system knows locks."""
     try:
-        with (run / LOG_NAME).open("rb") as file:
+        with open_regular(run / LOG_NAME) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True

@@ -10,9 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cache_schema.documents import reason_of, require_file
+from cache_schema.documents import reason_of
 from cache_schema.errors import InputError
 from cache_schema.files import replacing, reporting
+from cache_schema.reading import require_regular
 
 LAYOUT_KEY: Final = "layout"
 DIGEST_KEY: Final = "sha256"
@@ -66,12 +67,12 @@ def read_tensors(
         InputError: If the file is not there, no file of tensors, or not as it was written.
     """
     try:
-        require_file(path)
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             _require_whole(path, metadata, key, is_sealed=is_sealed)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, MemoryError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(f"{path} cannot be read ({reason_of(error)}); {advice}") from error
     return tensors, metadata
 

@@ -102,6 +102,15 @@ def test_a_run_takes_no_file_of_a_run_with_other_settings(tmp_path):
             load(tmp_path / "b")
 
 
+def test_the_same_weights_are_the_same_bytes_wherever_they_were_trained(tmp_path):
+    places = {"a": {"device": "cpu"}, "b": {"device": "cpu,cpu", "loader_workers": 4}}
+    for name, settings in places.items():
+        write_config(tmp_path / name, TrainConfig(**settings))
+        save_weights(tmp_path / name, STATE, round_number=1)
+    first, second = ((tmp_path / name / WEIGHTS_NAME).read_bytes() for name in places)
+    assert first == second
+
+
 def test_the_checkpoint_is_not_taken_for_the_weights(tmp_path):
     save_resume(tmp_path, {"model": STATE}, {"round": 1})
     (tmp_path / RESUME_NAME).rename(tmp_path / WEIGHTS_NAME)

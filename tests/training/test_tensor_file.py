@@ -126,7 +126,7 @@ def test_a_folder_a_pipe_and_nothing_are_one_line(tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     refuse(tmp_path / "folder")
-    refuse(tmp_path / "pipe", "not a file")
+    refuse(tmp_path / "pipe", "pipe, not a file")
     refuse(tmp_path / "none", "No such file")
 
 
