@@ -307,10 +307,6 @@ def read_manifest(cache: Path) -> Manifest:
         raise InputError(
             f"{path} is not UTF-8 text ({error.reason}); prepare the cache again"
         ) from error
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}); prepare the cache again"
-        ) from error
     _check_version(path, text)
     try:
         manifest = Manifest.model_validate_json(text)
