@@ -349,7 +349,7 @@ def encode_like(source: bytes, voxels: Shaped[np.ndarray, "i j k *plane"], *, ti
         title: The new description, at most 80 characters.
 
     Raises:
-        VolumeError: If the source cannot be read.
+        VolumeError: If the source cannot be read, or has no grid.
     """
     header = _read_nifti1_header(source)
     for name in _PRIVATE:
@@ -358,10 +358,12 @@ def encode_like(source: bytes, voxels: Shaped[np.ndarray, "i j k *plane"], *, ti
     header["cal_min"], header["cal_max"] = 0, voxels.max(initial=0)
     header.set_data_dtype(voxels.dtype)
     header.set_slope_inter(1, 0)
-    affine = (
-        header.get_best_affine()
-    )  # before the shape changes: without a transform it depends on it
-    image = nib.nifti1.Nifti1Image(voxels, affine, header)
+    affine = _best_affine(header)  # before the shape changes: without a transform it depends on it
+    try:
+        with np.errstate(all="ignore"):  # of a transform that nobody looks at, numbers may be any
+            image = nib.nifti1.Nifti1Image(voxels, affine, header)
+    except _UNREADABLE as error:
+        raise VolumeError(f"has a grid that no mask can take over ({_one_line(error)})") from error
     content: bytes = igzip.compress(image.to_bytes(), COMPRESSION, mtime=0)
     return content
 
@@ -388,8 +390,9 @@ def _read_nifti1_header(source: bytes) -> nib.nifti1.Nifti1Header:
     if not is_nifti2(header.binaryblock):
         return header
     plain = nib.nifti1.Nifti1Header()
-    for name in set(header.keys()) & set(plain.keys()) - {"sizeof_hdr", "magic", "vox_offset"}:
-        plain[name] = header[name]
+    with np.errstate(all="ignore"):  # a number beyond single precision becomes infinite
+        for name in set(header.keys()) & set(plain.keys()) - {"sizeof_hdr", "magic", "vox_offset"}:
+            plain[name] = header[name]
     return plain
 
 
@@ -562,7 +565,8 @@ def restore_axes(
 
 def _turn(affine: Float[np.ndarray, "4 4"]) -> np.ndarray:
     """Tell for each voxel axis which axis it becomes, and whether it is flipped."""
-    if not np.linalg.cond(affine[:3, :3]) < MAX_CONDITION:
+    is_finite = np.isfinite(affine).all()  # LAPACK would print what it finds wrong
+    if not (is_finite and np.linalg.cond(affine[:3, :3]) < MAX_CONDITION):
         raise VolumeError("has an affine that leaves no three axes; correct its sform and qform")
     turn: np.ndarray = ornt_transform(io_orientation(affine), BRATS_AXES)
     return turn

@@ -555,6 +555,31 @@ def test_numbers_of_a_qform_that_turn_nowhere_are_a_fault_of_the_file():
         decode_nifti(raw)
 
 
+@pytest.mark.parametrize("change", [(280, "<f", float("nan")), (300, "<f", float("inf"))], ids=str)
+def test_a_transform_without_numbers_is_a_fault_of_the_file_in_every_reader(change, tmp_path):
+    raw = with_header(nifti(VOXELS), change)
+    (tmp_path / "a.nii").write_bytes(raw)
+    with pytest.raises(VolumeError, match="has no finite affine"):
+        decode_nifti(raw)
+    with pytest.raises(VolumeError, match="has no finite affine"):
+        read_shape(tmp_path / "a.nii")
+    with pytest.raises(VolumeError, match="leaves no three axes"):
+        has_brats_axes(read_header(io.BytesIO(raw)).affine)
+
+
+def test_a_grid_without_numbers_is_taken_over_by_no_mask():
+    raw = with_header(nifti(VOXELS), (280, "<f", float("nan")))
+    with pytest.raises(VolumeError, match="has a grid that no mask can take over"):
+        encode_like(raw, VOXELS.astype(np.uint8), title="labels")
+
+
+@pytest.mark.parametrize("place", [76, 80, 256, 260, 264, 268])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_a_second_transform_that_nobody_looks_at_says_nothing(place, value):
+    raw = with_header(nifti(VOXELS), (place, "<f", value))  # warnings are errors here
+    assert decode_nifti(encode_like(raw, VOXELS.astype(np.uint8), title="labels")).voxels.any()
+
+
 def test_nibabel_prints_nothing_about_odd_headers(tmp_path):
     odd = with_header(
         nifti(VOXELS), (70, "<h", 512), (72, "<h", 99), (80, "<f", -1.0), (123, "b", 90)
