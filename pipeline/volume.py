@@ -39,6 +39,8 @@ COMPRESSION: Final = 2
 """Where time counts; the probabilities of a whole volume are 107 MB, its four modalities 143 MB."""
 SLACK_BYTES: Final = 2**20
 """What a file may have behind its last voxel."""
+HEAD_BYTES: Final = 2**16
+"""Of a file, packed or not, that tell its header."""
 MAX_OFFSET: Final = 2**24
 """Of the first voxel; before it lie a header and texts."""
 MAX_DAMAGED_BYTES: Final = 2**28
@@ -229,10 +231,16 @@ def _image_class(start: bytes) -> type[nib.nifti1.Nifti1Image]:
 def _say_unreadable(file: BufferedIOBase, error: Exception) -> str:
     """Say what a file is that is no NIfTI volume, or else why it could not be read."""
     try:
-        kind = recognise(open_inflated(file).read(START_BYTES))
+        kind = recognise(_read_start(file))
     except _UNREADABLE:
         kind = None
     return f"{UNREADABLE} ({f'it is {kind}' if kind else _one_line(error)})"
+
+
+def _read_start(file: BufferedIOBase) -> bytes:
+    """Read the first bytes of a file, inflated if it is gzip; what may follow in it is not looked at."""
+    file.seek(0)
+    return open_inflated(BytesIO(file.read(HEAD_BYTES))).read(START_BYTES)
 
 
 def open_inflated(file: BufferedIOBase) -> BufferedIOBase:
@@ -273,6 +281,11 @@ class Header:
     inter: float
     affine: Float[np.ndarray, "4 4"]
     description: str
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes that the file has at most, packed or not."""
+        return self.offset + math.prod(self.shape) * self.dtype.itemsize + SLACK_BYTES
 
 
 def read_header(file: BufferedIOBase) -> Header:
@@ -375,7 +388,7 @@ def _read_header(file: BufferedIOBase) -> nib.nifti1.Nifti1Header:
         VolumeError: If there is none, or it tells of voxels as no scan has them.
     """
     try:
-        start = open_inflated(file).read(START_BYTES)
+        start = _read_start(file)
         kind = _image_class(start).header_class
         header = kind(start[: kind.template_dtype.itemsize])  # type: ignore[no-untyped-call]
     except _UNREADABLE as error:

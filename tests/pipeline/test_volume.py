@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from pipeline.planes import open_planes
 from pipeline.volume import (
     Volume,
     VolumeError,
@@ -530,6 +531,24 @@ def test_a_sparse_file_of_50_gb_is_refused_unread(start, tmp_path):
         file.truncate(50 * 10**9)
     with at_most(2**22), pytest.raises(OSError, match="larger than"):
         read_file(path)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_planes_of_a_sparse_file_are_not_looked_for(pack, tmp_path):
+    (tmp_path / "t1.nii").write_bytes(pack(nifti(VOXELS)[:-1]))
+    os.truncate(tmp_path / "t1.nii", 50 * 10**9)
+    with (
+        pytest.raises(VolumeError, match="larger than the 1,049,048 bytes"),
+        open_planes(tmp_path / "t1.nii"),
+    ):
+        pass
+
+
+def test_a_header_is_read_from_the_beginning_of_a_large_packed_file(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 2**15, (64, 64, 64)).astype(np.int16)
+    for level in (0, 1, 9):  # not compressed at all, too
+        (tmp_path / "a.nii.gz").write_bytes(gzip.compress(nifti(noise), level))
+        assert read_shape(tmp_path / "a.nii.gz") == (64, 64, 64)
 
 
 def test_a_pipe_in_place_of_a_scan_is_refused(tmp_path):
