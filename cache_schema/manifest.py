@@ -301,16 +301,12 @@ def read_manifest(cache: Path) -> Manifest:
             f"{cache} has no {MANIFEST_NAME}: it is not a finished cache; run `prep partition` with "
             f"`--cache {cache}` (again, if it was interrupted)"
         ) from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); make it readable") from error
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 text ({error.reason}); prepare the cache again"
         ) from error
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}); prepare the cache again"
-        ) from error
+        raise InputError(f"{path} cannot be read ({error.strerror}); make it readable") from error
     _check_version(path, text)
     try:
         manifest = Manifest.model_validate_json(text)

@@ -1,7 +1,5 @@
 """The log of a cache: what happened when, and which shards are known to be whole."""
 
-import errno
-import fcntl
 import json
 import os
 import time
@@ -14,14 +12,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cache_schema.errors import InputError
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
+from cache_schema.locks import lock_file
 from cache_schema.manifest import SCHEMA_VERSION, Manifest, Quarantined, read_manifest
 from cache_schema.names import Name
 from cache_schema.reading import open_regular, open_to_append, read_bytes
 from cache_schema.vocabulary import Cohort
 from pipeline.request import Request, request_of_manifest
-
-HELD: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
-"""What a lock that somebody else holds answers; anything else means that this file system has no locks."""
 
 MAX_LOG_BYTES: Final = 2**28
 """Of a log: a preparation of all BraTS cases writes a thousandth of it."""
@@ -174,26 +170,12 @@ def open_journal(cache: Path) -> Iterator[Journal]:
             f"{cache / LOG_NAME} cannot be written ({error.strerror}); move it elsewhere"
         ) from error
     with log as file:
-        is_guarded = _lock(file, cache)
+        refusal = f"another `prep partition` writes to {cache}; wait for it"
+        is_guarded = lock_file(file, refusal)
         if not _ends_with_newline(cache / LOG_NAME):
             file.write("\n")  # a kill cut the last line short; the next one starts afresh
             file.flush()
         yield Journal(cache, file, is_guarded=is_guarded)
-
-
-def _lock(file: TextIO, cache: Path) -> bool:
-    """Lock a cache's log until it is closed, and tell whether the file system could.
-
-    Raises:
-        InputError: If another process holds the lock.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in HELD:
-            raise InputError(f"another `prep partition` writes to {cache}; wait for it") from None
-        return False
-    return True
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -220,3 +220,11 @@ def test_a_log_that_is_a_link_or_a_pipe_is_neither_followed_nor_waited_for(tmp_p
     assert is_written(tmp_path / "pipe")
     with pytest.raises(InputError, match="a pipe, not a file"):
         read_events(tmp_path / "pipe")
+
+
+def test_a_log_that_another_process_writes_is_not_written_to(tmp_path):
+    with open_log(tmp_path) as log:
+        log.record("started")
+        with pytest.raises(InputError, match="another `train` writes to"), open_log(tmp_path):
+            pass
+    assert [event["event"] for event in events(tmp_path)] == ["started"]
