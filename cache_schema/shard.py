@@ -23,32 +23,19 @@ from jaxtyping import Float16, Float64, Int, Integer, UInt8, UInt32
 from cache_schema.chunk import checksum, compress_chunk, decompress_chunk
 from cache_schema.errors import InputError
 from cache_schema.files import PARTIAL_SUFFIX, sync
+from cache_schema.shard_form import (
+    CHUNKED,
+    NUMBER_COLUMNS,
+    ROW_COLUMNS,
+    STRING_COLUMNS,
+    require_form,
+)
 from cache_schema.vocabulary import LABEL_CONVENTION, MODALITIES
 
 SCHEMA_NAME: Final = "fedunetmm-shard"
 SCHEMA_VERSION: Final = 1
 TEST_CLIENT: Final = -1
 """What a shard of the test set has for its client attribute."""
-
-ROW_COLUMNS: Final[dict[str, tuple[type, tuple[int, ...]]]] = {
-    "case_index": (np.int32, ()),
-    "z": (np.int32, ()),
-    "label_voxels": (np.int32, (3,)),
-    "checksum": (np.uint32, (2,)),
-}
-NUMBER_COLUMNS: Final[dict[str, tuple[type, tuple[int, ...]]]] = {
-    "first_row": (np.int64, ()),
-    "stop_row": (np.int64, ()),
-    "affine": (np.float64, (4, 4)),
-    "shape": (np.int64, (3,)),
-    "mean": (np.float64, (4,)),
-    "std": (np.float64, (4,)),
-    "present": (np.bool_, (4,)),
-    "checksum": (np.uint32, ()),
-}
-CHUNKED: Final = ("image", "label")
-"""Datasets of one compressed chunk a row."""
-STRING_COLUMNS: Final = ("case_id", "patient_id", "cohort", "grade", "site", "key", "findings")
 
 
 @dataclass(frozen=True)
@@ -381,12 +368,13 @@ class ShardReader:
         try:
             if self._file is None or self._pid != os.getpid():
                 self.close()
-                self._file = _open(self.path)
+                self._file, self._pid = _open(self.path), os.getpid()
                 self._columns = {name: _Column(self._file, name) for name in CHUNKED}
-                self._pid = os.getpid()
             yield self._file
-        except (OSError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())
+        except InputError:
+            raise
+        except Exception as error:  # h5py and NumPy raise nearly every kind on damage
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
                 f"shard {self.path} cannot be read ({reason}); run `prep verify` on the cache, "
                 "then `prep partition` again to rebuild what is damaged"
@@ -438,7 +426,8 @@ class ShardReader:
 
     def has_sound_tables(self, entry: CaseEntry) -> bool:
         """Tell whether the tables say of a case what was once written, names and place apart."""
-        return _checksum_tables(entry, self._rows(entry)) == entry.checksum
+        with self._opened():
+            return _checksum_tables(entry, self._rows(entry)) == entry.checksum
 
     def stored(self, entry: CaseEntry) -> StoredCase:
         """Read a case as it is stored, without decoding it.
@@ -467,8 +456,8 @@ class ShardReader:
             group = file["cases"]
             columns: dict[str, Any] = {name: group[name].asstr()[:] for name in STRING_COLUMNS}
             columns |= {name: group[name][:] for name in NUMBER_COLUMNS}
-        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-        return tuple(_entry(row) for row in rows)
+            rows = zip(*columns.values(), strict=True)
+            return tuple(_entry(dict(zip(columns, row, strict=True))) for row in rows)
 
 
 def _entry(row: dict[str, Any]) -> CaseEntry:
@@ -498,8 +487,20 @@ def _checksum_tables(case: CaseColumns, rows: Sequence[np.ndarray]) -> int:
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401
+    if not path.is_file():  # to open a pipe would wait for its writer
+        raise FileNotFoundError("no such file")
     # A finished shard never changes, and not every file system has locks.
     file = h5py.File(path, "r", rdcc_nbytes=0, locking=False)
+    try:
+        _require_version(file, path)
+        require_form(file)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _require_version(file: Any, path: Path) -> None:  # noqa: ANN401
     if file.attrs.get("schema") != SCHEMA_NAME:
         raise InputError(f"{path} is not a shard of this project")
     version = int(file.attrs["schema_version"])
@@ -513,7 +514,6 @@ def _open(path: Path) -> Any:  # noqa: ANN401
         raise InputError(
             f"{path} has labels of convention {convention}, this release reads {LABEL_CONVENTION}"
         )
-    return file
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
