@@ -1,4 +1,4 @@
-"""A shard held against the manifest of its cache, before anything of it is used: the one door to a cache's slices."""
+"""The door to a cache's slices: a shard held against the manifest before anything of it is used."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -28,11 +28,12 @@ def open_shard(cache: Path, manifest: Manifest, path: str) -> ShardReader:
 
 
 def _problems(cache: Path, manifest: Manifest, path: str) -> Iterator[str]:
-    yield from _size_problems(cache, _record(manifest, path))
+    """Look at the tables first: what they say tells more than a size."""
     with ShardReader(cache / path) as reader:
         yield from table_problems(manifest, path, reader)
         for entry in reader.cases():
             yield from checksum_problems(reader, entry)
+    yield from _size_problems(cache, _record(manifest, path))
 
 
 def _record(manifest: Manifest, path: str) -> ShardRecord:
@@ -139,12 +140,14 @@ def _owner_problems(
         yield f"has slices of {reader.plane}, not of {manifest.plane}"
     found = attributes.get("client")
     for owner in {case.client for case in cases.values()}:
-        if found != (TEST_CLIENT if owner is None else owner):
-            yield f"belongs to {_owner(found)}, not to {_owner(owner)}"
+        if owner is not None and found == TEST_CLIENT:
+            yield "is a shard of the test set; training never opens one"
+        elif found != (TEST_CLIENT if owner is None else owner):
+            yield f"belongs to client {found}, not to {_owner(owner)}"
 
 
-def _owner(client: object) -> str:
-    return "the test set" if client in (None, TEST_CLIENT) else f"client {client}"
+def _owner(client: int | None) -> str:
+    return "the test set" if client is None else f"client {client}"
 
 
 def _differences(entry: CaseEntry, case: CaseRecord, counts: list[int]) -> Iterator[str]:

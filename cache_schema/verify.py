@@ -82,9 +82,9 @@ def _deep_problems(cache: Path, manifest: Manifest, shard: ShardRecord) -> Itera
                 yield f"{shard.path}: {problem}"
             for entry in reader.cases():
                 found = list(_slice_problems(shard.path, reader, entry))
-                for problem in () if found else checksum_problems(reader, entry):
-                    found.append(f"{shard.path}: {problem}")
                 yield from found
+                for problem in () if found else checksum_problems(reader, entry):
+                    yield f"{shard.path}: {problem}"
         except InputError as error:
             yield str(error)
 
