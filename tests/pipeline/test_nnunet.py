@@ -16,7 +16,7 @@ import pytest
 
 from cache_schema.errors import InputError
 from cache_schema.files import replacing
-from cache_schema.manifest import count_cohorts, read_manifest, write_manifest
+from cache_schema.manifest import read_manifest, write_manifest
 from pipeline.assemble import assemble_manifest
 from pipeline.nnunet import export_nnunet, split_folds
 from pipeline.shard_task import make_shard
@@ -386,14 +386,15 @@ def test_a_disk_that_is_full_is_said_in_one_line(small_cache, tmp_path, monkeypa
     assert not (tmp_path / NAME).exists()
 
 
-def test_test_shards_that_a_manifest_gives_to_a_client_are_not_exported(cache_copy, tmp_path):
+def test_test_shards_that_a_manifest_gives_to_a_client_are_not_exported(
+    cache_copy, recount, tmp_path
+):
     manifest = read_manifest(cache_copy)
     cases = tuple(
         case.model_copy(update={"split": "train", "client": 0}) if case.split == "test" else case
         for case in manifest.cases
     )
-    changed = {"cases": cases, "cohorts": count_cohorts(cases)}
-    write_manifest(cache_copy, manifest.model_copy(update=changed))
+    write_manifest(cache_copy, recount(manifest, cases))
     with pytest.raises(
         InputError, match=r"test/brats2018/shard-000\.h5 .* is a shard of the test set"
     ):
