@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cache_schema.errors import InputError
-from cache_schema.manifest import CaseRecord, Manifest, ShardRecord
+from cache_schema.manifest import CaseRecord, Manifest, ShardRecord, read_manifest
 from cache_schema.shard import TEST_CLIENT, CaseEntry, ShardReader, digest
+from cache_schema.vocabulary import Split
 
 
 def open_shard(cache: Path, manifest: Manifest, path: str) -> ShardReader:
@@ -67,6 +68,24 @@ def require_whole(
             on_shard(shard.path, len(shards))
         for problem in byte_problems(cache, shard):
             raise InputError(_refusal(cache, shard.path, problem))
+
+
+def require_whole_splits(
+    cache: Path, *splits: Split, on_shard: Callable[[str, int], None] | None = None
+) -> None:
+    """Make sure that the shards that a command will open have the bytes that were written.
+
+    Args:
+        cache: A finished cache.
+        splits: Whose shards are opened.
+        on_shard: Told each shard's path before it is looked at, and their number.
+
+    Raises:
+        InputError: As `require_whole` does, or if the manifest cannot be read.
+    """
+    manifest = read_manifest(cache)
+    paths = (case.shard for case in manifest.cases if case.split in splits)
+    require_whole(cache, manifest, paths, on_shard=on_shard)
 
 
 def _refusal(cache: Path, path: str, problem: str) -> str:
