@@ -42,7 +42,7 @@ demo: $(INSTALLED)  ## Synthetic archives to a trained, scored and reported mode
 test coverage: export OMP_NUM_THREADS := 1
 PYTEST := $(BIN)/pytest -n 3 --dist worksteal
 
-test: $(INSTALLED)  ## Format, lint, types, import rules and tests: exactly what CI runs
+test: $(INSTALLED)  ## Format, lint, types, import rules and tests; CI runs this and the demo
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

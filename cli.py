@@ -206,7 +206,8 @@ Workers = Annotated[
 Geometry = Annotated[
     Literal["brats", "any"],
     typer.Option(
-        help="brats refuses anything but 240 x 240 x 155 voxels of 1 mm; any brings all axes to BraTS's."
+        help="brats refuses anything but 240 x 240 x 155 voxels of 1 mm; any takes every grid and brings "
+        "its axes to those of BraTS."
     ),
 ]
 
@@ -353,6 +354,8 @@ def prep_partition(
         _warn(f"{describe_overlooked(plan.overlooked)}; `prep scan` names them")
     if dry_run:
         console.print(plan_table(plan))
+        for case, reason in plan.excluded:
+            errors.print(f"would be quarantined: {case.case_id}: {reason}", markup=False)
         return
     with _goes_on(), _progress("cases") as progress:
         result = run_plan(

@@ -5,7 +5,7 @@
     python -m bench --tiny           small phantoms, nothing kept: whether it runs at all
     python -m bench --table          only write docs/performance.md's table from the kept figures
 
-Real scans are measured too if FEDUNETMM_REAL_DATA names their folder.
+Real scans are measured too if FEDUNETMM_REAL_DATA and FEDUNETMM_BRATS name their folders.
 """
 
 import argparse

@@ -24,13 +24,20 @@ _KINDS: Final = (
 )
 
 
-def require_regular(path: Path) -> None:
+def require_regular(path: Path, *, most: int | None = None) -> None:
     """Make sure that a path leads to a file, for libraries that open it themselves.
 
+    Args:
+        path: Of the file.
+        most: Bytes that a sound one can have.
+
     Raises:
-        OSError: If it leads to anything else, or nowhere.
+        OSError: If it leads to anything else, or nowhere, or the file is larger.
     """
-    _require_regular(path.stat(), path)
+    found = path.stat()
+    _require_regular(found, path)
+    if most is not None and found.st_size > most:
+        raise _too_large(path, most)
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -73,7 +80,7 @@ def read_bytes(path: Path, *, most: int = MAX_DOCUMENT_BYTES) -> bytes:
                 content += file.read(most - size)
             if len(content) <= most:
                 return content
-    raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
+    raise _too_large(path, most)
 
 
 def read_text(path: Path, *, most: int = MAX_DOCUMENT_BYTES) -> str:
@@ -84,6 +91,10 @@ def read_text(path: Path, *, most: int = MAX_DOCUMENT_BYTES) -> str:
         UnicodeDecodeError: If it is no such text.
     """
     return read_bytes(path, most=most).decode("utf-8")
+
+
+def _too_large(path: Path, most: int) -> OSError:
+    return OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
 
 
 def _open_regular(path: Path, flags: int) -> int:

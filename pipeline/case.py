@@ -12,7 +12,7 @@ from jaxtyping import Float, Float16, Int
 
 from cache_schema.shard import CaseSlices, Slice
 from cache_schema.vocabulary import MODALITIES
-from pipeline.case_folder import SEGMENTATION
+from pipeline.case_folder import SEGMENTATION, say_name
 from pipeline.cohorts import Case
 from pipeline.crop import Crop, crop, place
 from pipeline.normalize import NORMALIZATIONS, NormalizationError, Scaling, make_scaler
@@ -34,6 +34,7 @@ from pipeline.volume import (
     correct_bias_field,
     decode_nifti,
     read_affine,
+    read_file,
 )
 
 PREPROCESSING_VERSION: Final = 1
@@ -96,9 +97,10 @@ def read_files(files: Mapping[str, Path]) -> dict[str, bytes]:
         CaseError: Naming a file that cannot be read.
     """
     try:
-        return {role: path.read_bytes() for role, path in sorted(files.items())}
+        return {role: read_file(path) for role, path in sorted(files.items())}
     except OSError as error:
-        raise CaseError(f"{error.filename} cannot be read ({error.strerror})") from error
+        where = say_name(error.filename)
+        raise CaseError(f"{where} cannot be read ({error.strerror})") from error
 
 
 def source_key(sources: Mapping[str, bytes]) -> str:

@@ -22,6 +22,7 @@ _SPECIAL: Final = (
     (stat.S_ISCHR, "is a device"),
     (stat.S_ISBLK, "is a device"),
 )
+_NOISE: Final = frozenset({"thumbs.db", "desktop.ini", "@eadir", "__macosx"})
 
 
 @dataclass
@@ -54,14 +55,14 @@ def read_case_folder(folder: Path, case_id: str) -> CaseFiles:
     found = CaseFiles()
     misnamed = _MISNAMED.get(case_id, {})
     candidates: defaultdict[str, list[Path]] = defaultdict(list)
-    for entry in list_folder(folder):
+    for entry in _visible(folder):
         stem = _stem(entry.name)
         role = _role(stem, folder.name.lower())
         if role is None and stem in misnamed:
             role = misnamed[stem]
             found.repairs.append(f"{entry.name} taken as {role}")
         if role is None:
-            found.findings.append(f"{entry.name} ignored: not a file of this case")
+            found.findings.append(f"{say_name(entry.name)} ignored: not a file of this case")
         else:
             candidates[role].append(entry)
     for role, entries in candidates.items():
@@ -75,14 +76,29 @@ def _choose(found: CaseFiles, role: str, entries: list[Path]) -> None:
     taken = next((path for path, problem in problems.items() if problem is None), None)
     if taken is None:
         path, problem = next(iter(problems.items()))
-        found.unreadable[role] = f"{path.name} {problem}"
+        found.unreadable[role] = f"{say_name(path.name)} {problem}"
         return
     found.files[role] = taken
     for entry, (path, problem) in zip(entries, problems.items(), strict=True):
         if path != taken:
-            found.findings.append(
-                f"{entry.name} ignored: {problem or f'{taken.name} was taken as {role}'}"
-            )
+            reason = problem or f"{say_name(taken.name)} was taken as {role}"
+            found.findings.append(f"{say_name(entry.name)} ignored: {reason}")
+
+
+def give_name(folder: Path) -> Path:
+    """Give a folder the name that it has where it lies: of `.` and `..` that is what tells a case."""
+    return folder if folder.name not in {"", ".."} else folder.resolve()
+
+
+def say_name(name: str) -> str:
+    """Spell a name so that it fits into a line of UTF-8; a zip of another system may hold any bytes."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def is_noise(name: str) -> bool:
+    """Tell whether a system or a browser of files keeps something under this name for itself."""
+    return name.startswith(".") or name.lower() in _NOISE
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -115,7 +131,8 @@ def why_unreadable(path: Path) -> str | None:
         mode = path.stat().st_mode
     except OSError as error:
         if path.is_symlink():
-            return f"is a link that leads nowhere, to {path.readlink()} ({error.strerror})"
+            target = say_name(str(path.readlink()))
+            return f"is a link that leads nowhere, to {target} ({error.strerror})"
         return f"cannot be looked at ({error.strerror})"
     if stat.S_ISDIR(mode):
         return f"is a folder of {len(_visible(path))} files instead of one"
@@ -135,7 +152,7 @@ def _inner_file(entry: Path) -> Path:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return [path for path in list_folder(folder) if not path.name.startswith(".")]
+    return [path for path in list_folder(folder) if not is_noise(path.name)]
 
 
 def _stem(name: str) -> str:

@@ -18,11 +18,24 @@ from pipeline.case_folder import (
     SEGMENTATION,
     CaseFiles,
     cannot_be_listed,
+    give_name,
+    is_noise,
     read_case_folder,
     why_unreadable,
 )
-from pipeline.overlooked import Overlooked, describe_overlooked, find_overlooked
-from pipeline.tables import is_name_mapping, is_survival, read_survival, unread_tables
+from pipeline.overlooked import (
+    Overlooked,
+    describe_overlooked,
+    find_overlooked,
+    find_overlooked_inside,
+)
+from pipeline.tables import (
+    is_name_mapping,
+    is_survival,
+    read_grade,
+    read_survival,
+    unread_tables,
+)
 
 # Folder names as in the archives; some mirrors change the case of letters.
 _CASE_NAMES: Final[tuple[tuple[Cohort, str, re.Pattern[str]], ...]] = (
@@ -30,7 +43,6 @@ _CASE_NAMES: Final[tuple[tuple[Cohort, str, re.Pattern[str]], ...]] = (
     ("brats2019", "BraTS19_", re.compile(r"brats19_(\w+_\w+)", re.IGNORECASE)),
     ("brats2020", "BraTS20_", re.compile(r"brats20_((?:training|validation)_\d+)", re.IGNORECASE)),
 )
-_GRADES: Final[dict[str, Grade]] = {"HGG": "HGG", "LGG": "LGG"}
 
 WHOLE_FOLDER: Final = "folder"
 """Stands among the unreadable modalities of a case for all of them."""
@@ -130,9 +142,8 @@ def discover(roots: Sequence[Path]) -> Inventory:
                 )
             cases[case.case_id] = case
         if folder.identity is None:
-            names = [name for name in folder.files if _identify(name) is None]
-            loose += [folder.path / name for name in names]
-            overlooked += find_overlooked(folder.path, folder.folders, names)
+            loose += [folder.path / name for name in folder.loose]
+        overlooked += _find_overlooked(folder)
     if not cases:
         raise _no_case(roots, overlooked)
     loose.sort()
@@ -152,6 +163,16 @@ def discover(roots: Sequence[Path]) -> Inventory:
     )
 
 
+def _find_overlooked(folder: "_Folder") -> Iterator[Overlooked]:
+    if folder.is_hidden:
+        return  # what a program keeps for itself, such as the objects of git-annex
+    if folder.identity is None:
+        yield from find_overlooked(folder.path, folder.folders, folder.loose)
+    else:
+        cases = [name for name in folder.folders if _identify(name) is not None]
+        yield from find_overlooked_inside(folder.path, cases, folder.files)
+
+
 def _no_case(roots: Sequence[Path], overlooked: Sequence[Overlooked]) -> InputError:
     names = ", ".join(str(root) for root in roots)
     seen = f"; {describe_overlooked(overlooked)}, first {overlooked[0]}" if overlooked else ""
@@ -163,37 +184,67 @@ def _no_case(roots: Sequence[Path], overlooked: Sequence[Overlooked]) -> InputEr
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder with what lies directly in it, by name; a case folder without what is below it."""
+    """A folder and what lies directly in it.
+
+    Attributes:
+        path: Where it lies.
+        folders: Names of the folders in it.
+        files: Names of what else is in it.
+        is_hidden: Whether it, or a folder between a root and it, has a name that begins with a dot.
+    """
 
     path: Path
     folders: list[str]
     files: list[str]
+    is_hidden: bool
 
     @property
     def identity(self) -> tuple[Cohort, str] | None:
         """Cohort and case id, if it is named like a case."""
         return _identify(self.path.name)
 
+    @property
+    def loose(self) -> list[str]:
+        """Names of the files in it that are not named like a case."""
+        return [name for name in self.files if _identify(name) is None]
+
 
 def _walk(roots: Sequence[Path]) -> Iterator[_Folder]:
-    """List folders from the roots downwards, each once."""
-    seen: set[Path] = set()
-    for root in roots:
-        if not root.is_dir():
-            raise InputError(f"{root} is not a folder; give the folder that holds the archives")
+    """List folders from the roots downwards, each once; under two names of cases it may be two."""
+    seen: set[tuple[Path, tuple[Cohort, str] | None]] = set()
+    for root in map(_require_folder, roots):
         for name, folders, files in os.walk(root, followlinks=True, onerror=_refuse_unlisted):
             folder = Path(name)
-            folders[:] = sorted(set(folders) - {"__MACOSX"})  # resource forks of a mirror's zip
-            found = _Folder(folder, list(folders), sorted(files))
-            if found.identity in map(_identify, folders) and not files and found.identity:
+            folders[:] = sorted(n for n in folders if n.startswith(".") or not is_noise(n))
+            found = _Folder(
+                folder,
+                folders=list(folders),
+                files=sorted(name for name in files if not is_noise(name)),
+                is_hidden=any(part.startswith(".") for part in folder.relative_to(root).parts),
+            )
+            if found.identity in map(_identify, folders) and not found.files and found.identity:
                 continue  # a case folder nested in its own name
             # The same folder may be reached from two roots, or again and again through a link.
-            place = folder.resolve()
+            place = folder.resolve(), found.identity
             if found.identity or place in seen:
                 folders.clear()
             if place not in seen:
                 seen.add(place)
                 yield found
+
+
+def _require_folder(root: Path) -> Path:
+    """Refuse a root that is no folder, and give it its name, which may be that of a case."""
+    try:
+        is_folder = root.is_dir()
+    except OSError as error:
+        raise cannot_be_listed(error) from error
+    if not is_folder:
+        problem = why_unreadable(root) if root.is_symlink() else None
+        raise InputError(
+            f"{root} {problem or 'is not a folder'}; give the folder that holds the archives"
+        )
+    return give_name(root)
 
 
 def _refuse_unlisted(error: OSError) -> None:
@@ -210,18 +261,16 @@ def _identify(name: str) -> tuple[Cohort, str] | None:
 
 
 def _read_cases(folder: _Folder) -> Iterator[Case]:
-    """Yield the case that a folder is, or those that lie in it as links that lead nowhere."""
+    """Yield the case that a folder is, or those that lie in it as something else than folders."""
     if folder.identity is not None:
         found = read_case_folder(folder.path, folder.identity[1])
         yield _make_case(folder.path, folder.identity, found)
         return
     for name in folder.files:
         path, identity = folder.path / name, _identify(name)
-        problem = why_unreadable(path) if identity is not None else None
-        if identity is not None and problem is not None:
-            yield _make_case(
-                path, identity, CaseFiles(unreadable={WHOLE_FOLDER: f"{name} {problem}"})
-            )
+        if identity is not None:
+            problem = f"{name} {why_unreadable(path) or 'is a file, not a folder'}"
+            yield _make_case(path, identity, CaseFiles(unreadable={WHOLE_FOLDER: problem}))
 
 
 def _make_case(folder: Path, identity: tuple[Cohort, str], found: CaseFiles) -> Case:
@@ -231,7 +280,7 @@ def _make_case(folder: Path, identity: tuple[Cohort, str], found: CaseFiles) -> 
         folder=folder,
         files=found.files,
         unreadable=found.unreadable,
-        grade=_GRADES.get(folder.parent.name.upper(), "unknown"),
+        grade=read_grade(folder.parent.name),
         repairs=tuple(found.repairs),
         findings=tuple(found.findings),
         is_synthetic=any(_is_marked(parent) for parent in _above(folder)),

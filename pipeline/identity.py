@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Final
 
 from cache_schema.vocabulary import SYNTHETIC_DESCRIPTION, UNKNOWN, Grade
@@ -46,13 +46,13 @@ def identify(inventory: Inventory) -> tuple[Case, ...]:
     for scans in find_equal_scans(glances, people.are_known):
         for case_id, finding in _surprises(scans, people):
             findings[case_id].append(finding)
-        people.join([_name(scan.case.case_id) for scan in scans])
+        people.overrule([_name(scan.case.case_id) for scan in scans])
     synthetic = {g.scan.case.case_id for g in glances if g.description == SYNTHETIC_DESCRIPTION}
     grades = {name: row.grade for row in rows for name in row.names if row.grade != UNKNOWN}
     return tuple(
         replace(
             _described(case, people.patient(_name(case.case_id)), grades),
-            findings=(*case.findings, *findings[case.case_id]),
+            findings=(*case.findings, *dict.fromkeys(findings[case.case_id])),
             is_synthetic=case.is_synthetic or case.case_id in synthetic,
         )
         for case in inventory.cases
@@ -105,7 +105,11 @@ class _People:
         self._parent: dict[str, str] = {}
         for row in rows:
             self.join(row.names)
-        self._mapped = tuple(self._parent)
+        self._overruled: set[frozenset[str]] = set()
+        self._mapped = {name: self.patient(name) for name in self._parent}
+        self._kinds: defaultdict[str | None, set[str]] = defaultdict(set)
+        for name, person in self._mapped.items():
+            self._kinds[person].add(_kind(name))
 
     def patient(self, name: str) -> str:
         """Return the name that stands for a person."""
@@ -122,21 +126,35 @@ class _People:
             first, second = sorted((one, other), key=_preference)
             self._parent[second] = first
 
+    def overrule(self, names: Sequence[str]) -> None:
+        """Take some names for those of one person, whatever name mappings say."""
+        self.join(names)
+        self._overruled.update(map(frozenset, combinations(names, 2)))
+
     def are_known(self, scans: Sequence[Scan]) -> bool:
-        """Tell whether some scans are known to be of one person, each of a cohort of its own."""
-        is_one = len({self.patient(_name(scan.case.case_id)) for scan in scans}) == 1
-        return is_one and len({scan.case.cohort for scan in scans}) == len(scans)
+        """Tell whether some scans are known to be of one person, each of a cohort of its own.
+
+        Where a name mapping contradicts that, it is still to be overruled.
+        """
+        names = [_name(scan.case.case_id) for scan in scans]
+        return (
+            len({self.patient(name) for name in names}) == 1
+            and len({scan.case.cohort for scan in scans}) == len(scans)
+            and not any(self.are_told_apart(*pair) for pair in combinations(names, 2))
+        )
 
     def are_told_apart(self, name: str, other: str) -> bool:
-        """Tell whether name mappings take two names for those of two people.
+        """Tell whether name mappings take two names for those of two people, and are not overruled.
 
-        They do if they name both, or if one of them has another name of the same kind there.
+        They do if they name both, or if one of them has another name of the same kind there. What
+        follows from voxels does not count: of two names that a mapping exchanged, both are told.
         """
-        people = self.patient(name), self.patient(other)
-        if people[0] == people[1]:
+        person, another = self._mapped.get(name), self._mapped.get(other)
+        is_one = name == other or (person is not None and person == another)
+        if is_one or frozenset((name, other)) in self._overruled:
             return False
-        kinds = [{_kind(n) for n in self._mapped if self.patient(n) == p} for p in people]
-        return all(kinds) or _kind(other) in kinds[0] or _kind(name) in kinds[1]
+        kinds, others = self._kinds[person], self._kinds[another]
+        return bool(kinds and others) or _kind(other) in kinds or _kind(name) in others
 
 
 def _kind(name: str) -> str:

@@ -8,11 +8,14 @@ from typing import Final
 
 from pipeline.case_folder import why_unreadable
 
-_COPY: Final = re.compile(r"(.+?)(?: ?\(\d+\)| ?- ?copy(?: ?\(\d+\))?|[ _]copy\d*)", re.IGNORECASE)
-_LIKE_A_CASE: Final = re.compile(r"(brats|fets).*\d", re.IGNORECASE)
-_SCAN: Final = re.compile(r".+\.nii(\.gz)?", re.IGNORECASE)
+_COPY: Final = re.compile(
+    r"(.+?)(?: ?\(\d+\)| ?- ?copy(?: ?\(\d+\))?|[ _]copy\d*)", re.IGNORECASE | re.DOTALL
+)
+_LIKE_A_CASE: Final = re.compile(r"(brats|fets).*\d", re.IGNORECASE | re.DOTALL)
+_SCAN: Final = re.compile(r".+\.nii(\.gz)?", re.IGNORECASE | re.DOTALL)
 _PACKED: Final = re.compile(
-    r".+\.(zip|tar|tgz|tbz2?|txz|7z|rar|tar\.\w+|zip\.\d+|part)", re.IGNORECASE
+    r".+\.(zip|tar|tgz|tbz2?|txz|7z|rar|tar\.\w+|zip\.\d+|part|crdownload)",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -56,16 +59,39 @@ def find_overlooked(
         The folder itself, if it holds scans or is named like a case of another year, and archives
         and links in it.
     """
-    if any(part.startswith(".") for part in folder.parts):
-        return  # what a program keeps for itself, such as the objects of git-annex
     reason = _why_no_case(folder.name, folders, files)
     if reason is not None:
         yield Overlooked(folder, reason)
+    yield from _packed(folder, files)
+    for name in files:
+        path = folder / name
+        is_link = path.is_symlink() and not _PACKED.fullmatch(name)
+        if is_link and (problem := why_unreadable(path)):
+            yield Overlooked(path, problem)
+
+
+def find_overlooked_inside(
+    folder: Path, cases: Sequence[str], files: Sequence[str]
+) -> Iterator[Overlooked]:
+    """Look at the folder of a case, whose own files are not looked for any deeper.
+
+    Args:
+        folder: Which.
+        cases: Names of the folders in it that are named like cases.
+        files: Names of the files in it.
+
+    Yields:
+        The cases and archives in it.
+    """
+    for name in cases:
+        yield Overlooked(folder / name, "a case inside the folder of a case: move it out")
+    yield from _packed(folder, files)
+
+
+def _packed(folder: Path, files: Sequence[str]) -> Iterator[Overlooked]:
     for name in files:
         if _PACKED.fullmatch(name):
             yield Overlooked(folder / name, "still packed: unpack it")
-        elif (folder / name).is_symlink() and (problem := why_unreadable(folder / name)):
-            yield Overlooked(folder / name, problem)
 
 
 def _why_no_case(name: str, folders: Sequence[str], files: Sequence[str]) -> str | None:

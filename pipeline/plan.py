@@ -7,7 +7,7 @@ from pathlib import Path
 from cache_schema.errors import InputError
 from cache_schema.layout import client_shard, test_shard
 from cache_schema.manifest import Options
-from cache_schema.vocabulary import COHORTS
+from cache_schema.vocabulary import COHORTS, MODALITIES
 from pipeline.case import Preprocessing
 from pipeline.case_folder import SEGMENTATION
 from pipeline.cohorts import Case, discover
@@ -64,14 +64,16 @@ def make_plan(roots: Sequence[Path], options: Options) -> Plan:
         The plan; the same folders and options give the same plan.
 
     Raises:
-        InputError: If nothing is found, modalities are absent under `--missing refuse`, or the
-            partition is infeasible.
+        InputError: If nothing is found, no case can be used, modalities are absent under
+            `--missing refuse`, or the partition is infeasible.
     """
     inventory = discover(roots)
     everything = identify(inventory)
     reasons = {case.case_id: _why_excluded(case, options.missing) for case in everything}
     excluded = tuple((case, reason) for case in everything if (reason := reasons[case.case_id]))
     cases = tuple(case for case in everything if not reasons[case.case_id])
+    if not cases:
+        raise _no_usable_case(excluded)
     if options.missing == "refuse":
         _refuse_absent(cases)
     tested = draw_test_cases(
@@ -127,9 +129,18 @@ def _choose_training(
 def _why_excluded(case: Case, missing: str) -> str:
     """Say why a case cannot be used, by the names and kinds of its files; nothing if it can."""
     faults = list(case.faults)
-    if case.absent and missing == "quarantine":
+    has_none = len(case.absent) == len(MODALITIES)
+    if (missing == "quarantine" and case.absent) or (missing == "zero" and has_none):
         faults.append(f"lacks {', '.join(case.absent)}")
     return "; ".join(faults)
+
+
+def _no_usable_case(excluded: Sequence[tuple[Case, str]]) -> InputError:
+    case, reason = excluded[0]
+    return InputError(
+        f"none of the {len(excluded)} cases can be used, first {case.case_id}: {reason}; `prep scan` "
+        "shows what is wrong with each"
+    )
 
 
 def _refuse_absent(cases: Sequence[Case]) -> None:

@@ -27,6 +27,14 @@ class Request:
     cases: Sequence[str] | None
 
 
+def spell_option(name: str, value: object) -> str:
+    """Spell an option as `prep partition` takes it, by its name in the manifest."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
+
+
 def request_of_plan(plan: Plan) -> Request:
     """Tell what a plan was asked for."""
     return Request(plan.options.model_dump(), sorted(case.case_id for case in plan.cases))
@@ -62,7 +70,9 @@ def _other_options(made: Request, wanted: Request) -> Iterator[str]:
     """Compare the options that both releases know."""
     for name, value in wanted.options.items():
         if name in made.options and made.options[name] != value:
-            yield f"--{name.replace('_', '-')} {value} instead of {made.options[name]}"
+            before = made.options[name]
+            other = spell_option(name, before) if isinstance(before, bool) else before
+            yield f"{spell_option(name, value)} instead of {other}"
 
 
 def _other_cases(made: Request, wanted: Request) -> Iterator[str]:

@@ -13,7 +13,7 @@ from cache_schema.errors import InputError
 from cache_schema.targets import require_writable_file
 from cache_schema.vocabulary import MODALITIES
 from pipeline.case import Preprocessing
-from pipeline.case_folder import SEGMENTATION
+from pipeline.case_folder import SEGMENTATION, give_name
 from pipeline.cohorts import Case, canonical_case_id, discover
 from pipeline.mask import SUFFIX, write_labels, write_probabilities
 from pipeline.quality import CaseError
@@ -21,6 +21,8 @@ from pipeline.raw_case import read_raw_case
 
 _log = logging.getLogger(__name__)
 
+MOST_NAMED: Final = 8
+"""Of what is not read beside the cases; a whole archive of another year may lie there."""
 LABELS_HELD: Final = "labels 0, 1, 2, 4"
 ONE_BY_ONE: Final = ", ".join(f"--{name} FILE" for name in MODALITIES)
 
@@ -112,7 +114,7 @@ def plan_requests(
         return (_checked(Request(name, given, out)),)
     if case.is_file():
         raise InputError(f"{case} is one file; give its case's folder, or {ONE_BY_ONE}")
-    case = case.absolute()  # of `.` the name is what tells a case
+    case = give_name(case)
     found = _find(case, warn)
     if canonical_case_id(case.name) is not None:
         return tuple(_checked(_request(each, out)) for each in found)
@@ -135,8 +137,10 @@ def _find(folder: Path, warn: Callable[[str], None]) -> tuple[Case, ...]:
         inventory = discover([folder])
     except InputError as error:
         raise InputError(f"{error}; scans under other names go with {ONE_BY_ONE}") from error
-    for each in inventory.overlooked:
+    for each in inventory.overlooked[:MOST_NAMED]:
         warn(f"not read: {each}")
+    if len(inventory.overlooked) > MOST_NAMED:
+        warn(f"not read: {len(inventory.overlooked) - MOST_NAMED} more; `prep scan` names them")
     return inventory.cases
 
 

@@ -13,6 +13,7 @@ from cache_schema.leakage import describe_data
 from cache_schema.manifest import Manifest, Options
 from cache_schema.vocabulary import COHORTS, LABELS
 from pipeline.plan import Plan
+from pipeline.request import spell_option
 from pipeline.scan import ScanReport
 
 MAX_NEIGHBOURS: Final = 8
@@ -21,15 +22,8 @@ MAX_NEIGHBOURS: Final = 8
 
 def describe_options(options: Options) -> str:
     """Say by which options of `prep partition` a cache was made, as they are given there."""
-    given = (_option(name, value) for name, value in options.model_dump().items())
+    given = (spell_option(name, value) for name, value in options.model_dump().items())
     return f"made with {' '.join(given)}"
-
-
-def _option(name: str, value: object) -> str:
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {value}"
 
 
 def client_table(manifest: Manifest) -> Table:
@@ -89,8 +83,8 @@ def scan_tables(report: ScanReport) -> tuple[RenderableType, ...]:
     for name, cohort in report.cohorts.items():
         numbers = (str(cohort.cases), str(cohort.patients))
         cohorts.add_row(name, *numbers, _mix(cohort.grades), _mix(cohort.sites))
-    overlaps = [f"{count} patients are in {names}" for names, count in report.overlaps.items()]
-    made_up = [f"{len(report.synthetic)} cases are synthetic"] if report.synthetic else []
+    overlaps = [f"{_are(count, 'patient')} in {names}" for names, count in report.overlaps.items()]
+    made_up = [f"{_are(len(report.synthetic), 'case')} synthetic"] if report.synthetic else []
     return cohorts, *overlaps, *made_up, _cases_table(report), *_overlooked_table(report)
 
 
@@ -128,6 +122,10 @@ def _overlooked_table(report: ScanReport) -> Iterator[RenderableType]:
                 f"and {len(paths) - MAX_NEIGHBOURS} more beside them; --json lists all", ""
             )
     yield table
+
+
+def _are(count: int, what: str) -> str:
+    return f"1 {what} is" if count == 1 else f"{count} {what}s are"
 
 
 def _mix(counts: Mapping[str, int]) -> str:

@@ -14,13 +14,17 @@ from typing import Final
 
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import UNKNOWN, Grade
+from pipeline.case_folder import say_name
 from pipeline.csv_text import Table, plain_name, read_table
 
 _NAME_MAPPING: Final = re.compile(r"name[ _-]?mapping", re.IGNORECASE)
 _SURVIVAL: Final = re.compile(r"survival", re.IGNORECASE)
 _READ: Final = frozenset({".csv", ".tsv"})
 _OTHER_FORMS: Final = frozenset(
-    {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".txt", ".gz"}
+    {
+        *(".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".docx", ".pdf"),
+        *(".txt", ".json", ".parquet", ".gz", ""),
+    }
 )
 
 # Of a column's name without case, spaces and punctuation: `BraTS_2018_subject_ID`, `Brats18ID`.
@@ -104,7 +108,7 @@ def read_name_mapping(path: Path, spell: Callable[[str], str]) -> tuple[MappingR
         names = [spell(row[i]) for i in cases if _is_id(path, line, row[i])]
         names += [row[i].upper() for i in tcga if _is_id(path, line, row[i])]
         if names:
-            rows.append(MappingRow(tuple(names), _grade([row[i] for i in grades])))
+            rows.append(MappingRow(tuple(names), read_grade(row[grades[0]] if grades else "")))
     _refuse_two_grades(path, rows)
     return tuple(rows)
 
@@ -131,7 +135,9 @@ def read_survival(paths: Sequence[Path], case_id: Callable[[str], str | None]) -
                 continue
             kept = attributes.setdefault(name, {}).setdefault(column, value)
             if value != kept:
-                finding = f"{path.name} has {column} {value!r} for this case: {kept!r} was kept"
+                finding = (
+                    f"{say_name(path.name)} has {column} {value!r} for this case: {kept!r} was kept"
+                )
                 findings[name] = (*findings.get(name, ()), finding)
     return Survival(attributes, findings)
 
@@ -167,8 +173,9 @@ def _is_id(path: Path, line: int, value: str) -> bool:
     return True
 
 
-def _grade(cells: Sequence[str]) -> Grade:
-    return _GRADES.get(cells[0].upper(), "unknown") if cells else "unknown"
+def read_grade(text: str) -> Grade:
+    """Read a tumour's grade from a cell, or from the name of the folder that a case lies in."""
+    return _GRADES.get(text.upper(), "unknown")
 
 
 def _refuse_two_grades(path: Path, rows: Sequence[MappingRow]) -> None:
@@ -189,6 +196,9 @@ def _reason_unread(path: Path) -> str | None:
     is_table = _NAME_MAPPING.match(path.name) or _SURVIVAL.match(path.name)
     if is_table and path.suffix.lower() in _OTHER_FORMS:
         return "not read in this form: save it as CSV"
+    is_named_otherwise = not is_table and _NAME_MAPPING.search(path.name)
+    if is_named_otherwise and path.suffix.lower() in _READ:
+        return "not read under this name: let it begin with name_mapping"
     return None
 
 

@@ -318,6 +318,16 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(archives, tmp_path):
     assert files(tmp_path) == set()
 
 
+def test_a_dry_run_says_who_would_be_quarantined(archives, tmp_path):
+    shutil.copytree(archives, tmp_path / "data")
+    segmentation = min((tmp_path / "data").rglob("*_seg.nii.gz"))
+    segmentation.unlink()
+    result = run("prep", "partition", "--clients", 2, *SMALL, "--dry-run", cwd=tmp_path)
+    case_id = segmentation.parent.name
+    assert result.returncode == 0
+    assert result.stderr == f"would be quarantined: {case_id}: no segmentation file\n"
+
+
 def test_a_scan_writes_its_report_and_nothing_else(archives, tmp_path):
     result = run("prep", "scan", archives, *SMALL, "--json", "report.json", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
@@ -631,7 +641,7 @@ def test_ctrl_c_tells_the_command_that_really_goes_on(words, told, tmp_path, mon
         write_config(tmp_path / run, make_config(weights="none", strategy=strategy))
     for place in set(WORK) - {"pipeline.plan.make_plan"}:
         monkeypatch.setattr(place, mock.Mock(side_effect=KeyboardInterrupt))
-    monkeypatch.setattr("pipeline.plan.make_plan", mock.Mock())
+    monkeypatch.setattr("pipeline.plan.make_plan", mock.Mock(return_value=mock.Mock(overlooked=())))
     program = {"prep": cli.run_prep, "train": cli.run_train}[words[0]]
     result = run_here(program, *words[1:], "--debug", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (1, f"interrupted; {told}\n")

@@ -72,7 +72,8 @@ def read_provenance(run: Path) -> dict[str, Any]:
     path = run / PROVENANCE_NAME
     if not path.exists():
         raise InputError(
-            f"{run} is not a run: it has no {PROVENANCE_NAME}; give the folder that `train fed --run` wrote"
+            f"{run} is not a run: {PROVENANCE_NAME} cannot be read (No such file or directory); give the "
+            "folder that `train fed --run` wrote"
         )
     advice = "bring the file back, or train again"
     document = read_object(path, advice)

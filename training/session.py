@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from cache_schema.errors import InputError
-from cache_schema.files import remove_partials, reporting
+from cache_schema.files import refuse_links, remove_partials, reporting
 from cache_schema.locks import holding
 from cache_schema.manifest import Manifest, read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, record_preprocessing
@@ -35,6 +35,7 @@ from training.provenance import (
     write_provenance,
     write_remote_provenance,
 )
+from training.runlog import LOG_NAME, TENSORBOARD_FOLDER
 from training.training_set import open_training_set, require_company
 
 LOCK_NAME: Final = "run.lock"
@@ -92,6 +93,7 @@ def open_session(
     """
     devices = devices or (choose_device(config.device),)
     manifest = read_manifest(cache)
+    _refuse_links(run)
     if resume:
         _require_same_settings(config, run)
         require_same_cache(run, cache, manifest)
@@ -182,6 +184,7 @@ def open_remote_run(
     Raises:
         InputError: If `run` is not as it should be, or its clients have other data now.
     """
+    _refuse_links(run)
     if resume:
         _require_same_settings(config, run)
         saved = read_provenance(run).get("sites")
@@ -233,6 +236,12 @@ def require_no_run(run: Path, *, logs_at_once: bool = False) -> None:
             f"{run} holds a run already; go on with it with --resume, give another folder with --run, "
             "or remove it"
         )
+
+
+def _refuse_links(run: Path) -> None:
+    """Make sure that nothing outside a run is written or removed through a link inside it."""
+    for name in (LOG_NAME, TENSORBOARD_FOLDER):
+        refuse_links(run / name)
 
 
 def _require_same_settings(config: TrainConfig, run: Path) -> None:

@@ -27,6 +27,9 @@ BLANK: Final = "0" * 64
 
 BLOCK_BYTES: Final = 2**24
 
+MAX_BYTES: Final = 2**33
+"""Of a file: three times what the largest network and its optimiser keep."""
+
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Replace a file of tensors in one step.
@@ -67,7 +70,7 @@ def read_tensors(
         InputError: If the file is not there, no file of tensors, or not as it was written.
     """
     try:
-        require_regular(path)
+        require_regular(path, most=MAX_BYTES)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             _require_whole(path, metadata, key, is_sealed=is_sealed)

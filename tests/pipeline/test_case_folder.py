@@ -147,3 +147,20 @@ def test_a_file_is_readable_and_so_is_a_link_to_one(tmp_path):
     (tmp_path / "b").symlink_to("a")
     assert why_unreadable(tmp_path / "a") is None
     assert why_unreadable(tmp_path / "b") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Läsion.txt", "Läsion.txt"),
+        ("two\nlines.txt", "two\\nlines.txt"),
+        (os.fsdecode(b"L\xe4sion.txt"), "L\\xe4sion.txt"),
+    ],
+)
+def test_a_name_of_any_bytes_is_spelled_in_a_line_of_utf8(name, said, folder):
+    (folder / name).write_text("x")
+    (folder / f"{NAME}_flair.nii.gz").symlink_to(f"/nowhere/{name}")
+    found = read_case_folder(folder, NAME)
+    assert found.findings == [f"{said} ignored: not a file of this case"]
+    assert f"to /nowhere/{said} (" in found.unreadable["flair"]
+    assert found.unreadable["flair"].encode().decode().isprintable()

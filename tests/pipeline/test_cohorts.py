@@ -1,6 +1,7 @@
 """Folders to cases: three layouts, mirrors of them, and what goes wrong in each."""
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,72 @@ def test_files_with_a_wrong_extension_are_kept_for_the_reader_to_judge(tmp_path)
     (folder / "BraTS20_Training_001_t1.nii").write_bytes(gzip.compress(b"t1"))
     (case,) = discover([tmp_path]).cases
     assert gzip.decompress(case.files["t1"].read_bytes()) == b"t1"
+
+
+@pytest.mark.parametrize("root", [".", "..", "../Brats18_CBICA_AAB_1"])
+def test_a_root_may_be_a_case_under_whatever_name(root, tmp_path, monkeypatch):
+    folder = write_case(tmp_path / "Brats18_CBICA_AAB_1")
+    (folder / "notes").mkdir()
+    monkeypatch.chdir(folder / "notes" if root == ".." else folder)
+    (case,) = discover([Path(root)]).cases
+    assert (case.case_id, set(case.files)) == ("Brats18_CBICA_AAB_1", set(SUFFIXES))
+
+
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "Thumbs.db", "desktop.ini", "._BraTS20_Training_001_t1.nii.gz", "@eaDir"]
+)
+def test_what_a_system_leaves_beside_files_is_no_finding(name, tmp_path):
+    folder = write_case(tmp_path / "BraTS20_Training_001")
+    (folder / name).write_text("x")
+    assert discover([tmp_path]).cases[0].findings == ()
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db"])
+def test_a_case_nested_in_its_own_name_is_found_whatever_a_system_left_there(name, tmp_path):
+    write_case(tmp_path / "BraTS20_Training_001" / "BraTS20_Training_001")
+    (tmp_path / "BraTS20_Training_001" / name).write_text("x")
+    (case,) = discover([tmp_path]).cases
+    assert set(case.files) == set(SUFFIXES)
+
+
+def test_a_link_under_the_name_of_another_case_hides_nobody(tmp_path):
+    write_case(tmp_path / "BraTS20_Training_002")
+    (tmp_path / "BraTS20_Training_001").symlink_to("BraTS20_Training_002")
+    first, second = discover([tmp_path]).cases
+    assert (first.case_id, first.files) == ("BraTS20_Training_001", {})
+    assert (second.case_id, set(second.files)) == ("BraTS20_Training_002", set(SUFFIXES))
+
+
+def test_a_file_named_like_a_case_is_a_case_that_cannot_be_read(tmp_path):
+    write_case(tmp_path / "BraTS20_Training_001")
+    # What a checkout on Windows makes of a link.
+    (tmp_path / "BraTS20_Training_002").write_text("../annex/BraTS20_Training_002")
+    _, case = discover([tmp_path]).cases
+    assert case.absent == ()
+    assert case.faults == (
+        "folder is there but cannot be read: BraTS20_Training_002 is a file, not a folder",
+    )
+
+
+def test_a_root_that_may_not_be_looked_at_is_named(tmp_path, monkeypatch):
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(InputError, match=r"data cannot be listed \(Permission denied\)"):
+        discover([tmp_path / "data"])
+
+
+def test_a_root_that_is_a_link_to_nowhere_is_called_so(tmp_path):
+    (tmp_path / "data").symlink_to("/mnt/disk/data")
+    with pytest.raises(InputError, match=r"data is a link that leads nowhere, to /mnt/disk/data"):
+        discover([tmp_path / "data"])
+
+
+def test_names_that_are_no_utf8_are_findings_that_can_be_stored(tmp_path):
+    folder = write_case(tmp_path / "Brats18_CBICA_AAB_1", suffixes=("t1", "t2"))
+    (folder / os.fsdecode(b"caf\xe9.nii.gz")).write_text("")
+    (folder / f"{folder.name}_flair.nii.gz").symlink_to(os.fsdecode(b"caf\xe9"))
+    (case,) = discover([tmp_path]).cases
+    assert case.findings == ("caf\\xe9.nii.gz ignored: not a file of this case",)
+    assert r"leads nowhere, to caf\xe9 " in case.unreadable["flair"]

@@ -211,6 +211,29 @@ def test_a_mapping_that_contradicts_the_voxels_is_overruled_and_that_is_a_findin
     assert found["BraTS20_Training_005"].findings == ()
 
 
+def test_two_names_that_a_mapping_exchanged_are_findings_of_all_four_cases(tmp_path):
+    for number, name in enumerate(("Brats18_CBICA_AAB_1", "Brats18_CBICA_AAC_1")):
+        for twin in (name, f"BraTS20_Training_00{number + 1}"):
+            write_t1(tmp_path, twin, 7 + number, "")
+            shutil.copy(
+                tmp_path / twin / f"{twin}_t1.nii.gz", tmp_path / twin / f"{twin}_t2.nii.gz"
+            )
+    (tmp_path / "name_mapping.csv").write_text(
+        "BraTS_2018_subject_ID,BraTS_2020_subject_ID\n"
+        "Brats18_CBICA_AAB_1,BraTS20_Training_002\nBrats18_CBICA_AAC_1,BraTS20_Training_001\n"
+    )
+    found = {case.case_id: case.findings for case in identify(discover([tmp_path]))}
+    for name, twin in (
+        ("Brats18_CBICA_AAB_1", "BraTS20_Training_001"),
+        ("Brats18_CBICA_AAC_1", "BraTS20_Training_002"),
+    ):
+        for one, other in ((name, twin), (twin, name)):
+            said = (
+                f"t1 has the same voxels as t1 of {other}, which a name mapping takes for another"
+            )
+            assert sum(finding.startswith(said) for finding in found[one]) == 1
+
+
 def test_a_mapping_that_knows_one_of_two_equal_cases_only_is_not_contradicted(tmp_path):
     write_t1(tmp_path, "Brats18_CBICA_AAB_1", 7, "of 2018")
     write_t1(tmp_path, "BraTS20_Training_001", 7, "of 2020")
@@ -333,3 +356,12 @@ def test_a_phantoms_case_is_known_by_its_archive_whatever_was_done_to_its_files(
     (tmp_path / "linked" / "BraTS20_Training_001").symlink_to(archive / "BraTS20_Training_001")
     for root in (archive, tmp_path / "data", archive / "BraTS20_Training_001", tmp_path / "linked"):
         assert only_case(root).is_synthetic
+
+
+def test_scans_that_are_equal_in_the_axes_of_their_files_and_in_others_are_one_finding(tmp_path):
+    voxels = np.random.default_rng(0).integers(1, 900, (12, 12, 12)).astype(np.int16)
+    for name in ("BraTS19_CBICA_AAB_1", "BraTS19_TCIA01_131_1"):
+        (tmp_path / name).mkdir()
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / name / f"{name}_t1.nii.gz")
+    for case in identify(discover([tmp_path])):
+        assert len(case.findings) == 1

@@ -46,6 +46,7 @@ def test_a_tree_as_it_should_be_has_nothing_overlooked(tree):
         "Brats17_CBICA_AAB_1",
         "FeTS2022_01341",
         "BraTS20_Training_1x",
+        "BraTS2021\n00000",
         "Brats18_CBICA",
         "patient 7",
     ],
@@ -76,6 +77,8 @@ def test_a_second_copy_is_named_as_such(mark, tree):
         "data.tar.xz",
         "archive.zip.001",
         "archive.zip.part",
+        "archive.zip.crdownload",
+        "two\nlines.zip",
     ],
 )
 def test_an_archive_that_is_still_packed_is_named(name, tree):
@@ -148,3 +151,29 @@ def test_the_real_archives_of_other_years_are_named(brats):
     named = {each.path.name for each in found.overlooked}
     assert {"BraTS2021_01476", "BraTS2021_01477", "BraTS2021_01479", "BraTS2021_01482"} <= named
     assert "BraTS-GLI-00000-000" in named
+
+
+@pytest.mark.parametrize("home", [".cache", ".local/share", "here"])
+def test_only_what_is_hidden_below_a_root_is_left_alone(home, tmp_path, monkeypatch):
+    write_scans(tmp_path / home / "data" / READ)
+    write_scans(tmp_path / home / "data" / "BraTS2021_00000")
+    (tmp_path / "here" / "results").mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / "here" / "results")
+    for root in (tmp_path / home / "data", Path("../..") / home / "data"):
+        assert [each.path.name for each in discover([root]).overlooked] == ["BraTS2021_00000"]
+
+
+def test_what_lies_inside_the_folder_of_a_case_is_named_too(tree):
+    write_scans(tree / "HGG" / READ.replace("001", "002") / "BraTS20_Training_003")
+    (tree / "HGG" / "BraTS20_Training_002" / "BraTS20_Training_002_t1.nii.zip").write_bytes(b"PK")
+    found = {each.path.name: each.reason for each in discover([tree]).overlooked}
+    assert found == {
+        "BraTS20_Training_002_t1.nii.zip": "still packed: unpack it",
+        "BraTS20_Training_003": "a case inside the folder of a case: move it out",
+    }
+
+
+def test_what_a_system_leaves_everywhere_is_not_named(tree):
+    for name in ("._x.zip", ".x.zip.swp", "Thumbs.db", "desktop.ini"):
+        (tree / name).write_text("x")
+    assert overlooked(tree) == {}

@@ -167,3 +167,21 @@ def test_latest_trains_on_one_year_of_each_patient_and_names_what_it_leaves_out(
     assert {case.case_id for case in latest.superseded} == before - trained
     assert len(before) > len(trained) > 0
     assert kept.superseded == ()
+
+
+@pytest.mark.parametrize("missing", ["refuse", "zero", "quarantine"])
+def test_where_no_case_can_be_used_the_first_reason_is_named(missing, plan, tree):
+    for path in tree.rglob("*_seg.nii.gz"):
+        path.unlink()
+    with pytest.raises(InputError) as caught:
+        plan(missing=missing)
+    assert str(caught.value).startswith(
+        "none of the 11 cases can be used, first BraTS20_Training_001: no segmentation file"
+    )
+
+
+def test_a_case_without_any_modality_is_no_case_of_zeros(plan, tree):
+    for path in (tree / "BraTS20_Training_004").glob("*_[tf]*.nii.gz"):
+        path.unlink()
+    (entry,) = plan(missing="zero").excluded
+    assert (entry[0].case_id, entry[1]) == ("BraTS20_Training_004", "lacks t1, t1ce, t2, flair")

@@ -59,6 +59,14 @@ def test_a_case_may_be_where_one_stands(small_tree, tmp_path, monkeypatch):
     assert (request.case_id, request.out) == (folder.name, tmp_path / "mask.nii.gz")
 
 
+def test_a_case_may_be_named_from_inside(small_tree, tmp_path, monkeypatch):
+    folder = shutil.copytree(case_folder(small_tree, "BraTS20_"), tmp_path / "BraTS20_Training_009")
+    (folder / "notes").mkdir()
+    monkeypatch.chdir(folder / "notes")
+    (request,) = plan_requests(Path(".."), NO_FILES, tmp_path / "mask.nii.gz")
+    assert (request.case_id, request.out) == ("BraTS20_Training_009", tmp_path / "mask.nii.gz")
+
+
 def test_a_folder_of_cases_at_any_depth_gets_a_mask_each_named_by_its_case(small_tree, tmp_path):
     requests = plan_requests(small_tree, NO_FILES, tmp_path / "masks")
     assert len(requests) == 16
@@ -202,3 +210,15 @@ def test_a_sagittal_case_gets_its_mask_in_its_own_axes(small_tree, small_plan, t
         own = nib.orientations.ornt_transform(nib.io_orientation(axial.affine), turn)
         np.testing.assert_array_equal(axial.as_reoriented(own).dataobj, turned.dataobj)
         assert np.asarray(turned.dataobj).any()
+
+
+def test_of_many_that_are_not_read_a_few_are_told_and_the_others_counted(small_tree, tmp_path):
+    archive = tmp_path / "data"
+    folder = case_folder(small_tree, "BraTS20_")
+    shutil.copytree(folder, archive / folder.name)
+    for number in range(30):
+        (archive / f"BraTS2021_{number:05d}").mkdir()
+    said: list[str] = []
+    plan_requests(archive, NO_FILES, tmp_path / "masks", warn=said.append)
+    assert len(said) == 9
+    assert said[-1] == "not read: 22 more; `prep scan` names them"

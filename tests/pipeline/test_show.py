@@ -103,10 +103,30 @@ def test_a_scan_shows_every_case_worth_a_look(small_plan, rows):
     assert [cases[4].case_id, "absent", "t1, t1ce, t2, flair"] in table
 
 
+@pytest.mark.parametrize(
+    ("count", "line"), [(1, "1 case is synthetic"), (2, "2 cases are synthetic")]
+)
+def test_a_scan_counts_synthetic_cases(small_plan, rows, count, line):
+    cases = [
+        replace(case, is_synthetic=place < count) for place, case in enumerate(small_plan.cases)
+    ]
+    assert [line] in rows(*scan_tables(summarise(cases, [])))
+
+
 def test_a_scan_shows_every_overlap_on_a_line_of_its_own(small_plan, rows):
     table = rows(*scan_tables(summarise(small_plan.cases, [])))
     assert ["5 patients are in brats2018+brats2019"] in table
     assert ["5 patients are in brats2019+brats2020"] in table
+
+
+def test_a_scan_says_a_single_patient_or_case_in_the_singular(small_plan, rows):
+    patient = small_plan.cases[0].patient_id
+    cases = [case for case in small_plan.cases if case.patient_id == patient]
+    cases[0] = replace(cases[0], is_synthetic=True)
+    cases[1:] = [replace(case, is_synthetic=False) for case in cases[1:]]
+    table = rows(*scan_tables(summarise(cases, [])))
+    assert ["1 patient is in brats2018+brats2019"] in table
+    assert ["1 case is synthetic"] in table
 
 
 def test_a_scan_without_anything_to_look_at_says_so(small_plan, rows):

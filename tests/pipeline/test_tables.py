@@ -248,6 +248,8 @@ def test_tables_in_another_form_are_named(tmp_path):
         "name_mapping.xlsx",
         "Name_Mapping_2020.XLS",
         "name mapping.csv.gz",
+        "name_mapping",
+        "name_mapping.json",
         "name_mapping.csv",
         "~$name_mapping.xlsx",
         "._name_mapping.xlsx",
@@ -257,8 +259,14 @@ def test_tables_in_another_form_are_named(tmp_path):
     ]
     paths = [tmp_path / name for name in names]
     unread = unread_tables(paths)
-    assert list(unread) == sorted(paths[:4])
+    assert list(unread) == sorted(paths[:6])
     assert unread[paths[1]] == "not read in this form: save it as CSV"
+
+
+def test_a_mapping_under_another_name_is_named(tmp_path):
+    paths = [tmp_path / "2019_name_mapping.csv", tmp_path / "BraTS20 Name Mapping.tsv"]
+    reason = "not read under this name: let it begin with name_mapping"
+    assert unread_tables(paths) == dict.fromkeys(paths, reason)
 
 
 def test_tables_are_known_by_the_beginning_and_the_end_of_their_name():

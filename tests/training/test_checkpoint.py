@@ -1,3 +1,7 @@
+import json
+import os
+import struct
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -51,6 +55,38 @@ def test_a_truncated_file_is_named(tmp_path):
 
 def test_a_run_without_weights_is_named(tmp_path):
     with pytest.raises(InputError, match="first round"):
+        load_weights(tmp_path)
+
+
+def test_a_link_in_place_of_weights_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / WEIGHTS_NAME).symlink_to("victim")
+    save_weights(tmp_path, STATE, round_number=1)
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert load_weights(tmp_path)[1] == 1
+
+
+def test_a_pipe_in_place_of_weights_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / WEIGHTS_NAME)
+    with pytest.raises(InputError, match="a pipe, not a file"):
+        load_weights(tmp_path)
+
+
+@pytest.mark.parametrize("size", [2**40, 10**9, 2**27], ids=str)
+def test_a_header_that_claims_gigabytes_is_refused_unread(size, tmp_path):
+    (tmp_path / WEIGHTS_NAME).write_bytes(struct.pack("<Q", size) + b"{")
+    os.truncate(tmp_path / WEIGHTS_NAME, 8 * 10**9)
+    with pytest.raises(InputError, match="header too large"):
+        load_weights(tmp_path)
+
+
+def test_a_sparse_file_of_50_gb_is_refused_unread(tmp_path):
+    size = 50 * 10**9
+    tensor = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+    header = json.dumps({"__metadata__": {"round": "1"}, "w": tensor}).encode()
+    (tmp_path / WEIGHTS_NAME).write_bytes(struct.pack("<Q", len(header)) + header)
+    os.truncate(tmp_path / WEIGHTS_NAME, 8 + len(header) + size)
+    with pytest.raises(InputError, match="larger than 8,589,934,592 bytes"):
         load_weights(tmp_path)
 
 

@@ -55,6 +55,17 @@ def uses(run, cache, tmp_path):
     }
 
 
+def test_the_tensors_that_hold_nan_are_told(run):
+    spoil(run, "holds NaN")
+    with pytest.raises(InputError, match=r"model.safetensors holds NaN \(in layers\.4\.bias\), so"):
+        trained_model(run, read_config(run))
+    state, round_number = load_weights(run)
+    state["layers.4.weight"][0] = float("nan")
+    save_weights(run, state, round_number=round_number)
+    with pytest.raises(InputError, match=r"holds NaN \(in layers\.4\.\w+ and 1 more\), so"):
+        trained_model(run, read_config(run))
+
+
 @pytest.mark.parametrize("use", ["eval", "labels", "probabilities", "export"])
 def test_a_network_that_gives_nan_is_named_in_one_line_and_nothing_is_written(
     use, told, run, small_cache, tmp_path

@@ -10,11 +10,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cache_schema.errors import InputError
 from training.runlog import (
     EVERYBODY,
+    LOG_NAME,
     ClientRecord,
     RoundRecord,
+    RunLog,
     TensorBoard,
     first_round_at,
+    is_written,
     open_log,
+    read_events,
     read_rounds,
     record_target,
     scalars_of,
@@ -202,6 +206,21 @@ def test_a_target_is_noted_in_the_log_whether_it_was_reached_or_not(tmp_path):
     noted = [(e["dice"], e["round"]) for e in events(tmp_path) if e["event"] == "target"]
     assert noted == [(0.4, 2), (0.6, None)]
     assert len(read_rounds(tmp_path)) == 2
+
+
+def test_a_log_that_is_a_link_or_a_pipe_is_neither_followed_nor_waited_for(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    for name in ("link", "pipe"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link" / LOG_NAME).symlink_to(tmp_path / "victim")
+    os.mkfifo(tmp_path / "pipe" / LOG_NAME)
+    for name in ("link", "pipe"):
+        with pytest.raises(InputError, match=f"cannot be written .it is a {name}, not a file"):
+            RunLog(tmp_path / name)
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert is_written(tmp_path / "pipe")
+    with pytest.raises(InputError, match="a pipe, not a file"):
+        read_events(tmp_path / "pipe")
 
 
 def test_a_log_that_another_process_writes_is_not_written_to(tmp_path):

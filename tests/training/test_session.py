@@ -68,6 +68,15 @@ def test_a_run_keeps_its_settings_its_name_and_who_took_part(tiny_config, tmp_pa
     )
 
 
+def test_a_folder_that_is_no_run_is_told_once_and_with_advice(tmp_path):
+    with pytest.raises(InputError) as caught:
+        read_provenance(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} is not a run: provenance.json cannot be read (No such file or directory); "
+        "give the folder that `train fed --run` wrote"
+    )
+
+
 def test_scores_belong_to_the_one_cache_of_all_or_to_that_of_any_site(
     small_cache, tiny_config, tmp_path
 ):
@@ -302,3 +311,30 @@ def test_a_client_with_a_single_slice_is_refused_before_a_folder_is_made_unless_
     assert session_of(central, small_cache, tmp_path / "all").least_batch == 2
     wider = deep.model_copy(update={"crop": 64})
     assert session_of(wider, small_cache, run).members == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "tensorboard"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_link_inside_a_run_is_refused_and_nothing_behind_it_is_changed(
+    name, resume, tiny_config, tmp_path
+):
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "events.out.tfevents.1").write_text("mine")
+    (outside / "log.jsonl").write_text("mine\n")
+    run.mkdir()
+    if resume:
+        begin(run, tiny_config, {0: "a"})
+    (run / name).symlink_to(outside / "log.jsonl" if name == "log.jsonl" else outside)
+    with pytest.raises(InputError, match=f"{name} is a link"):
+        begin(run, tiny_config, {0: "a"}, resume=resume)
+    assert (outside / "events.out.tfevents.1").read_text() == "mine"
+    assert (outside / "log.jsonl").read_text() == "mine\n"
+
+
+def test_a_session_refuses_a_link_in_its_run_too(small_cache, tiny_config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tensorboard").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="tensorboard is a link"):
+        session_of(tiny_config, small_cache, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["tensorboard"]

@@ -202,7 +202,9 @@ def _load_server(run: Path, model: nn.Module) -> tuple[Server, str | None]:
     groups, position = saved
     with fitting(run):
         _require_alike(groups["model"], server.model)
-        remembered = {int(client): number for client, number in position["remembered"].items()}
+        remembered = {
+            int(client): index(number) for client, number in position["remembered"].items()
+        }
         server = replace(
             server,
             model=groups["model"],

@@ -36,7 +36,7 @@ def smallest_batch(model: nn.Module, config: TrainConfig) -> int:
     least = next(sizes, None)
     if least is None:
         raise InputError(
-            f"--crop/--depth: {config.model} cannot be trained on {spell(sides)}, of which its norm layers "
+            f"--crop/--depth: {config.model} cannot be trained on {spell(sides)}, from which its norm layers "
             "get a single value a channel; give a larger --crop or --depth"
         )
     if config.batch_size < least:
@@ -50,7 +50,7 @@ def smallest_batch(model: nn.Module, config: TrainConfig) -> int:
 def describe_need(config: TrainConfig) -> str:
     """Say why a network needs more than one example at a time."""
     return (
-        f"of one example at --crop {config.crop}, a BatchNorm of {config.model} gets a single value a "
+        f"from one example at --crop {config.crop}, a BatchNorm of {config.model} gets a single value a "
         "channel and cannot be trained"
     )
 

@@ -26,9 +26,10 @@ def trained_model(run: Path, config: TrainConfig) -> tuple[nn.Module, int]:
     state, round_number = load_weights(run)
     damaged = [name for name, tensor in state.items() if tensor.isnan().any()]
     if damaged:
+        others = f" and {len(damaged) - 1} more" if damaged[1:] else ""
         raise InputError(
-            f"{run / WEIGHTS_NAME} holds NaN ({damaged[0]} and {len(damaged) - 1} more tensors), so the "
-            "training has diverged: train again with a lower --learning-rate, or take another run"
+            f"{run / WEIGHTS_NAME} holds NaN (in {damaged[0]}{others}), so the training has diverged: "
+            "train again with a lower --learning-rate, or take another run"
         )
     try:
         model.load_state_dict(state)

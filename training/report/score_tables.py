@@ -101,7 +101,8 @@ def _paper_table(cohort: Cohort, runs: Sequence[tuple[RunRecord, Scored]]) -> Pa
         else f"As the paper's Table {published.number}, {cohort}: Dice (%). Published: the paper's own "
         "figures, on its own test cases"
     )
-    caption += f". Ours: {first.summary[cohort]['cases']} cases, {rules}; {_data(runs, cohort)}"
+    num_cases = first.summary[cohort]["cases"]
+    caption += f". Ours: {num_cases} case{'s' * (num_cases != 1)}, {rules}; {_data(runs, cohort)}"
     header = ("method", "scores", *REGIONS, "Average", "Params (M)", "FLOPs (G)")
     return PageTable(caption, header, tuple(rows), text_columns=(0, 1), has_scores=True)
 

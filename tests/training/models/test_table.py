@@ -110,5 +110,6 @@ def test_the_document_says_the_same(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(InputError, match="--json"):
-        write_sizes(tmp_path / "nowhere" / "sizes.json", SIZES)
+    (tmp_path / "taken").write_text("a file, not a folder")
+    with pytest.raises(InputError, match=r"^--json .*sizes\.json cannot be written"):
+        write_sizes(tmp_path / "taken" / "sizes.json", SIZES)
