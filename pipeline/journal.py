@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
+from cache_schema.append import AppendedFile
 from cache_schema.errors import InputError
+from cache_schema.files import GOES_ON
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
 from cache_schema.manifest import SCHEMA_VERSION, Manifest, Quarantined, read_manifest
 from pipeline.request import Request, request_of_manifest
@@ -25,16 +27,20 @@ class Journal:
         is_guarded: Whether a lock keeps others out; not every file system has locks.
     """
 
-    def __init__(self, cache: Path, file: TextIO, *, is_guarded: bool) -> None:
+    def __init__(self, cache: Path, file: AppendedFile, *, is_guarded: bool) -> None:
         """Use `open_journal` instead, which takes the lock."""
         self.is_guarded = is_guarded
         self._cache = cache
         self._file = file
 
     def record(self, event: str, **fields: Any) -> None:  # noqa: ANN401
-        """Append one event with the time; it is on its way to the disk when this returns."""
-        self._file.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
-        self._file.flush()
+        """Append one event with the time; it is on its way to the disk when this returns.
+
+        Raises:
+            WriteError: If the disk refuses it.
+        """
+        line = json.dumps({"time": time.time(), "event": event, **fields}) + "\n"
+        self._file.append(line.encode())
 
     def shard_digests(self) -> dict[str, str]:
         """Collect the SHA-256 of every shard that earlier runs finished, by path.
@@ -104,17 +110,16 @@ def open_journal(cache: Path) -> Iterator[Journal]:
     Where the file system has no locks, nothing keeps a second preparation out, and the journal says so.
 
     Raises:
-        InputError: If another preparation holds it.
+        InputError: If another preparation holds it, or the disk refuses it.
     """
-    with (cache / LOG_NAME).open("a", encoding="utf-8") as file:
+    with AppendedFile(cache / LOG_NAME, advice=GOES_ON) as file:
         is_guarded = _lock(file, cache)
         if not _ends_with_newline(cache / LOG_NAME):
-            file.write("\n")  # a kill cut the last line short; the next one starts afresh
-            file.flush()
+            file.append(b"\n")  # a kill cut the last line short; the next one starts afresh
         yield Journal(cache, file, is_guarded=is_guarded)
 
 
-def _lock(file: TextIO, cache: Path) -> bool:
+def _lock(file: AppendedFile, cache: Path) -> bool:
     """Lock a cache's log until it is closed, and tell whether the file system could.
 
     Raises:
