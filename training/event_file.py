@@ -44,14 +44,14 @@ class TensorBoard:
             self._unwritten += _record(Event(wall_time=time.time(), step=step, summary=summary))
         self._write()
 
-    def close(self, outcome: str) -> str | None:  # noqa: ARG002 - an event file has no place for it
+    def close(self, outcome: str) -> str | None:
         """Try once more to write what waits.
 
         Returns:
-            What could not be written and why, or None; a warning says it too.
+            What could not be written and why, or None; a warning says it of a run that has finished.
         """
         self._write()
-        if self._problem is not None:
+        if self._problem is not None and outcome == "finished":
             _log.warning(self._problem)
         return self._problem
 

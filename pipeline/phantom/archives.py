@@ -8,6 +8,7 @@ Unlike them, each archive says that it is synthetic, and so does each of its vol
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,8 +125,8 @@ def write_phantom(
         _write_marks(out)
         _write_mappings(out, patients, names)
         _write_cases(patients, folders, seed, shape, on_case)
-        for path in list(out.rglob("")):  # whatever writers left behind that were killed
-            remove_partials(path)
+        for folder, _, _ in os.walk(out):
+            remove_partials(Path(folder))  # of a call that was killed
         (out / REQUEST_NAME).unlink()
     return _summarize(patients, names)
 
