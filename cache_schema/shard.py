@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -181,8 +181,12 @@ class ShardWriter:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._open(plane, fingerprint, client)
         except WriteError:
-            self._partial.unlink(missing_ok=True)
+            self._discard()
             raise
+
+    def _discard(self) -> None:
+        with suppress(OSError):  # a disk that refuses this too has said so
+            self._partial.unlink(missing_ok=True)
 
     def _told(self) -> AbstractContextManager[None]:
         """Let what the disk refuses be a WriteError; reading a case is not in these blocks."""
@@ -307,7 +311,7 @@ class ShardWriter:
             if error is None:  # else it is the same full disk, and the first error tells more
                 raise
         finally:
-            self._partial.unlink(missing_ok=True)  # unless it has got its name
+            self._discard()  # unless it has got its name
 
     def _finish(self, *, whole: bool) -> None:
         try:
