@@ -109,9 +109,19 @@ def _run(app: typer.Typer) -> None:
     except Exception as error:
         if debug:
             raise
-        text = " ".join(str(error).split())
-        errors.print(f"error: {type(error).__name__}: {text} (--debug shows where)", markup=False)
+        errors.print(f"error: {_in_one_line(error)}", markup=False)
         sys.exit(EXIT_FAILED)
+
+
+def _in_one_line(error: Exception) -> str:
+    """Say what a full or broken disk refused, and of any other error where to look."""
+    from cache_schema.files import ADVICE, DISK_ERRORS, describe_refusal
+
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        where = error.filename or "a file cannot be read or written"
+        return f"{where}: {describe_refusal(error)}; {ADVICE}"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} (--debug shows where)"
 
 
 def _arguments() -> list[str]:

@@ -7,9 +7,10 @@ HDF5 handle carried over a fork returns wrong data without an error (pytorch iss
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -169,12 +170,24 @@ class ShardWriter:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._open(plane, fingerprint, client)
         except WriteError:
-            self._partial.unlink(missing_ok=True)
+            self._discard()
             raise
 
-    def _told(self) -> AbstractContextManager[None]:
+    def _discard(self) -> None:
+        with suppress(OSError):  # a disk that refuses this too has said so
+            self._partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         """Let what the disk refuses be a WriteError; reading a case is not in these blocks."""
-        return reporting(self._path, advice=GOES_ON)
+        with reporting(self._path, advice=GOES_ON):
+            try:
+                yield
+            except RuntimeError as error:  # what HDF5 also calls a write that failed
+                number = re.search(r"errno = (\d+)", str(error))
+                if number is None:
+                    raise
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
     def _open(self, plane: tuple[int, int], fingerprint: str, client: int | None) -> None:
         # Without a chunk cache every chunk is written when it is assigned. With one it is written when
@@ -297,7 +310,7 @@ class ShardWriter:
             if error is None:  # else it is the same full disk, and the first error tells more
                 raise
         finally:
-            self._partial.unlink(missing_ok=True)  # unless it has got its name
+            self._discard()  # unless it has got its name
 
     def _finish(self, *, whole: bool) -> None:
         try:

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from dataclasses import replace as with_fields
 from functools import partial
@@ -31,6 +31,9 @@ from pipeline.scan import CaseReport, inspect_case
 from pipeline.shard_task import ShardOutcome, make_shard
 
 _log = logging.getLogger(__name__)
+
+ASIDE_NAME: Final = f".{MANIFEST_NAME}.before"
+"""What a manifest is called while shards may be written."""
 
 MAX_FAILURES: Final = 3
 """How often a shard is tried again after its workers died without a single case to blame."""
@@ -106,15 +109,22 @@ def run_plan(
     with reporting(cache, option="--cache", advice=GOES_ON):
         cache.mkdir(parents=True, exist_ok=True)
     _refuse_links(cache)
-    with open_journal(cache) as journal:
+    with open_journal(cache) as journal, _manifest_kept(cache):
         request = request_of_plan(plan)
         if not replace:
             _refuse_replacing(cache, journal, request)
         for warning in _warnings(cache, journal):
             warn(warning)
-        with connect(num_workers, scheduler, cache.resolve()) as client:
-            journal.record("started", shards=len(plan.shards), **asdict(request))
-            outcomes = _make_shards(client, plan, cache.resolve(), journal, observer, donors=donors)
+        try:
+            with connect(num_workers, scheduler, cache.resolve()) as client:
+                journal.record("started", shards=len(plan.shards), **asdict(request))
+                outcomes = _make_shards(
+                    client, plan, cache.resolve(), journal, observer, donors=donors
+                )
+        except WriteError:
+            if scheduler is None:  # else its workers may still write
+                _remove_partials(cache)
+            raise
         manifest = assemble_manifest(plan, outcomes)
         if not manifest.cases:
             reasons = "; ".join(f"{q.case_id}: {q.reason}" for q in manifest.quarantined[:3])
@@ -133,6 +143,33 @@ def _refuse_links(cache: Path) -> None:
     """Make sure that nothing outside a cache is written or removed through a link inside it."""
     for name in (LOG_NAME, MANIFEST_NAME, *SHARD_FOLDERS):
         refuse_links(cache / name)
+
+
+@contextmanager
+def _manifest_kept(cache: Path) -> Iterator[None]:
+    """Put a manifest back that was put aside, if a preparation ends before it has changed a shard."""
+    aside, shards = cache / ASIDE_NAME, _stamps(cache)
+    aside.unlink(missing_ok=True)  # of a preparation that was killed, and may have changed some
+    try:
+        yield
+    except BaseException:
+        if aside.exists() and _stamps(cache) == shards:
+            aside.replace(cache / MANIFEST_NAME)
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _put_manifest_aside(cache: Path) -> None:
+    """Take its name from a manifest: a cache that has one is finished."""
+    with suppress(FileNotFoundError):
+        (cache / MANIFEST_NAME).replace(cache / ASIDE_NAME)
+
+
+def _stamps(cache: Path) -> dict[Path, tuple[int, int]]:
+    """Tell every shard from one that was written anew."""
+    found = {path: path.stat() for path in cache.rglob("shard-*.h5")}
+    return {path: (status.st_ino, status.st_mtime_ns) for path, status in found.items()}
 
 
 def _refuse_replacing(cache: Path, journal: Journal, request: Request) -> None:
@@ -197,7 +234,7 @@ def _make_shards(
     donors: Mapping[str, Path],
 ) -> list[ShardOutcome]:
     recorded, faults = journal.shard_digests(), journal.faults()
-    (cache / MANIFEST_NAME).unlink(missing_ok=True)
+    _put_manifest_aside(cache)
     # Once more for this run: the manifest that knew them is gone, should the run be killed.
     for path, sha256 in recorded.items():
         journal.record("known", path=path, sha256=sha256)

@@ -560,6 +560,26 @@ def test_a_run_is_exported_and_compared(lone_run, tmp_path):
     assert files(tmp_path) == {"model.pt2"}
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "x", "a.bin"), "a.bin: No space left on device; make room or give it another"),
+        (OSError(122, "x"), "a file cannot be read or written: Disk quota exceeded; make room"),
+        (OSError(27, "x", "b"), "b: File too large; make room"),
+        (OSError(2, "gone"), "FileNotFoundError: [Errno 2] gone (--debug shows where)"),
+    ],
+)
+def test_what_no_command_expected_of_a_disk_is_one_line_too(error, told, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["prep"])
+    with pytest.raises(SystemExit) as end:
+        cli._run(fail)
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: {told}")
+
+
 GOES_ON = "the same command goes on from what is finished"
 BEGINS_ANEW = "there is nothing to go on from: the same command begins anew"
 INTERRUPTIONS = {

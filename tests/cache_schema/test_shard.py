@@ -5,9 +5,11 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+import resource
 import sys
 import tracemalloc
 import zlib
+from contextlib import contextmanager
 from dataclasses import replace
 
 import h5py
@@ -15,7 +17,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 
-from cache_schema.errors import InputError
+from cache_schema.errors import InputError, WriteError
 from cache_schema.shard import (
     CaseSlices,
     ShardReader,
@@ -70,6 +72,27 @@ def write(path, *cases: CaseSlices, client: int | None = 5):
         for case in cases or (FIRST, SECOND):
             writer.append(case)
     return path
+
+
+@contextmanager
+def files_up_to(num_bytes: int):
+    """Let the system refuse larger files, as a full disk does in the middle of one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("num_bytes", [0, 2048, 6000])
+def test_a_shard_that_the_disk_refuses_is_one_short_line_and_leaves_nothing(num_bytes, tmp_path):
+    path = tmp_path / "clients" / "shard-000.h5"
+    with pytest.raises(WriteError) as caught, files_up_to(num_bytes):
+        write(path)
+    advice = "make room: the same command goes on from what is finished"
+    assert str(caught.value) == f"{path} cannot be written (File too large); {advice}"
+    assert list(path.parent.iterdir()) == []
 
 
 def test_what_is_written_is_read(path):

@@ -43,9 +43,10 @@ COMMANDS = {
 }
 """What is there before, the command, and the files whose bytes are always the same."""
 
+QUICK = ("phantom", "partition", "html", "fed", "eval", "pt2")
+"""Tried without `FEDUNETMM_SLOW=1`, each at two steps; the others start a cluster or take long."""
+
 VOLATILE = ("log.jsonl", "prep.log.jsonl")
-GROWING = {"fed", "median", "central"}
-"""Commands whose steps take more room in between than in the end, or go on by `--resume`."""
 
 
 class SmallDisk:
@@ -128,7 +129,7 @@ def starts(disk, tmp_path_factory) -> dict[str, Path]:
 def rooms(kib: int) -> list[int]:
     """Choose how much room to leave of what a command takes, in KiB."""
     if not IS_SLOW:
-        return sorted({0, kib // 2 // 4 * 4, max(0, kib - 4)})
+        return [0, kib // 2 // 4 * 4]
     return sorted({*range(0, min(kib, 64), 4), *range(0, kib, max(4, kib // 16)), kib - 4})
 
 
@@ -169,7 +170,7 @@ def check_outcome(outcome: dict, undisturbed: dict, patterns: list[str]) -> None
     assert chosen(outcome["finished"], patterns) == chosen(undisturbed["finished"], patterns)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS if IS_SLOW else QUICK)
 def test_a_full_disk_is_one_line_and_the_command_goes_on_with_room(name, disk, starts):
     if name == "onnx":
         pytest.importorskip("onnx")

@@ -24,7 +24,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import pipeline.cluster
-from cache_schema.errors import InputError
+from cache_schema.errors import InputError, WriteError
 from cache_schema.files import replacing
 from cache_schema.manifest import read_manifest, to_json
 from cache_schema.verify import verify_cache
@@ -325,6 +325,34 @@ def test_a_cache_that_cannot_be_written_is_refused_by_option(small_plan, tmp_pat
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(InputError, match=r"--cache .*notes/cache cannot be written \(Not a dir"):
         run_plan(small_plan, tmp_path / "notes" / "cache", Listener(), scheduler="tcp://nobody")
+
+
+def test_a_full_disk_is_told_at_once_and_blamed_on_no_case(run, small_plan, tmp_path):
+    plan = replace(small_plan, shards=small_plan.shards[:1])
+    cache = tmp_path / "cache"
+    blocked = cache / plan.shards[0].path
+    blocked.parent.parent.mkdir(parents=True)
+    blocked.parent.write_text("in the way")  # which the disk refuses as well, for root too
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.run._find_culprits", None)
+        with pytest.raises(WriteError, match=rf"{blocked} cannot be written \(.*\); make room"):
+            run(plan, cache)
+    assert not list(cache.rglob("*.partial"))
+
+
+def test_a_finished_cache_stays_finished_if_nothing_of_it_was_changed(
+    run, cache_copy, small_plan, monkeypatch
+):
+    before = all_bytes(cache_copy)
+
+    def full(*_):
+        raise WriteError("manifest.json cannot be written (No space left on device); make room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.run.write_manifest", full)
+        with pytest.raises(WriteError, match="No space left"):
+            run(small_plan, cache_copy)
+    assert all_bytes(cache_copy) == before
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524])
