@@ -70,12 +70,12 @@ ROWS: Final = (
     Row("`--reuse`, times as fast as anew", "reuse.times_faster", 5),
     Row("Random real slices, share of uncompressed", "reading.real.ratio_to_uncompressed", 0.45),
     Row(
-        "Checking real shards once a run, percent of reading their slices 90 times",
-        "reading.real.checking_percent_of_reading",
+        "Checking real shards once, percent of a run on an H200",
+        "reading.real.checking_percent_of_a_run",
         None,
         1,
     ),
-    Row("Checking phantom shards, same", "reading.phantom.checking_percent_of_reading", None, 1),
+    Row("Checking phantom shards, same", "reading.phantom.checking_percent_of_a_run", None, 1),
     Row("Megabytes of a real case", "reading.real.megabytes_per_case", None, 13),
     Row(
         "A real patch of 128 voxels, times its slices alone",
