@@ -1030,10 +1030,12 @@ def train_ablate(
     trust_cache: TrustCache = False,
 ) -> None:
     """Train and score every position embedding of the paper's Table 4, with its statistics."""
+    from cache_schema.targets import require_writable_folder
     from training.ablate import ablate, ablation_table, statistics_table, write_ablation
     from training.config import make_config
 
     config = make_config(**_settings(context))
+    require_writable_folder(run, "--run")
     with _goes_on():
         _require_whole_shards(cache, "train", "test", trusted=trust_cache)
         with _progress("steps") as progress:
@@ -1095,6 +1097,7 @@ def train_compare(
     trust_cache: TrustCache = False,
 ) -> None:
     """Train networks under one budget, centrally, score them alike and show them in one table."""
+    from cache_schema.targets import require_writable_folder
     from training.compare import compare, cost_table, scored_runs, write_comparison
     from training.contestants import Budget, read_contestants
     from training.show import paper_tables
@@ -1102,6 +1105,7 @@ def train_compare(
     if (steps is None) == (minutes is None):
         raise InputError("give a budget: either --steps or --minutes")
     contestants = read_contestants(models)
+    require_writable_folder(out, "--out")
     with _goes_on():
         _require_whole_shards(cache, "train", "test", trusted=trust_cache)
         results = compare(

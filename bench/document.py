@@ -69,6 +69,13 @@ ROWS: Final = (
     Row("Peak memory of `train eval`, 40 cases over 4", "scoring.ratio_40_to_4", None, 1.1),
     Row("`--reuse`, times as fast as anew", "reuse.times_faster", 5),
     Row("Random real slices, share of uncompressed", "reading.real.ratio_to_uncompressed", 0.45),
+    Row(
+        "Checking real shards once, percent of a run on an H200",
+        "reading.real.checking_percent_of_a_run",
+        None,
+        1,
+    ),
+    Row("Checking phantom shards, same", "reading.phantom.checking_percent_of_a_run", None, 1),
     Row("Megabytes of a real case", "reading.real.megabytes_per_case", None, 13),
     Row(
         "A real patch of 128 voxels, times its slices alone",

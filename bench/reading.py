@@ -17,11 +17,15 @@ from bench.cases import Workbench, sources
 from bench.peers import fill_monai
 from bench.prep import prepare_anew
 from bench.timing import in_turn, ratio, seconds
-from cache_schema.shard import ShardReader
+from cache_schema.shard import ShardReader, digest
 from cache_schema.vocabulary import MODALITIES
 from pipeline.cohorts import Case
 
 REPEATS: Final = 9
+PASSES: Final = 90
+"""Over every slice in a run of `train fed` with its own numbers: 30 rounds of 3."""
+TRAINING_SECONDS_PER_SLICE: Final = 0.021 / 8
+"""On the fastest device that was measured, an H200: see `results/train-gpu.json`. Elsewhere it is more."""
 MONAI_SLICES, OUR_SLICES = 20, 100
 """Enough of a shuffled epoch: every access takes about as long as any other."""
 
@@ -34,6 +38,7 @@ def measure_reading(bench: Workbench) -> dict[str, object]:
         shard = bench.folder(f"reading-{kind}") / "shard-000.h5"
         prepare_anew(cases, shard, bench.settings)
         figures[kind] = _against_uncompressed(shard, bench.scratch / "plain.h5")
+        figures[kind] |= _checking(shard, len(cases))
         figures[kind]["megabytes_per_case"] = round(shard.stat().st_size / len(cases) / 1e6, 2)
     if find_spec("monai") is None:
         print("monai is not installed: skipped")
@@ -60,6 +65,33 @@ def _against_uncompressed(shard: Path, plain: Path) -> dict[str, float]:
         "uncompressed_slices_per_second": round(len(order) / median(taken["plain"])),
         "ratio_to_uncompressed": ratio(taken["plain"], taken["ours"]),
     }
+
+
+def _checking(shard: Path, num_cases: int) -> dict[str, float]:
+    """Hash a shard and look at its tables, once, against training on its slices as often as a run does."""
+    with ShardReader(shard) as reader:
+        num_slices = len(reader)
+    taken = in_turn(
+        {
+            "hash": lambda: seconds(partial(digest, shard)),
+            "open": lambda: seconds(partial(_check_tables, shard)),
+        },
+        REPEATS,
+    )
+    hashing, opening = (median(taken[name]) for name in ("hash", "open"))
+    training = PASSES * num_slices * TRAINING_SECONDS_PER_SLICE
+    return {
+        "hashed_megabytes_per_second": round(shard.stat().st_size / hashing / 1e6),
+        "checking_milliseconds_per_case": round(1e3 * (hashing + opening) / num_cases, 2),
+        "checking_percent_of_a_run": round(100 * (hashing + opening) / training, 3),
+    }
+
+
+def _check_tables(path: Path) -> None:
+    """Do what opening a shard of a cache does, but for the comparison with the manifest's fields."""
+    with ShardReader(path) as reader:
+        for entry in reader.cases():
+            reader.has_sound_tables(entry)
 
 
 def _copy_uncompressed(shard: Path, plain: Path) -> None:

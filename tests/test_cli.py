@@ -17,6 +17,8 @@ import typer
 from typer.testing import CliRunner
 
 import cli
+from cache_schema.errors import InputError
+from cache_schema.shard import digest
 from training.config import make_config, write_config
 
 ROOT = Path(__file__).parents[1]
@@ -666,6 +668,44 @@ def test_ctrl_c_tells_the_command_that_really_goes_on(words, told, tmp_path, mon
     program = {"prep": cli.run_prep, "train": cli.run_train}[words[0]]
     result = run_here(program, *words[1:], "--debug", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (1, f"interrupted; {told}\n")
+
+
+HASHING = {
+    "training.federated.engine.run_federation": ("fed", "--weights", "none"),
+    "training.central.run_central": ("central", "--weights", "none"),
+    "training.evaluate.evaluate": ("eval", "a run"),
+    "training.ablate.ablate": ("ablate", "--weights", "none"),
+    "training.compare.compare": ("compare", "cache", "--models", "unetmm", "--steps", 1),
+}
+
+
+@pytest.mark.parametrize(("work", "words"), HASHING.items(), ids=lambda each: each[0])
+def test_shards_are_hashed_once_before_the_work_unless_the_cache_is_trusted(
+    work, words, small_cache, tmp_path, monkeypatch
+):
+    cache = Path(shutil.copytree(small_cache, tmp_path / "cache"))
+    split, other = ("test", "clients") if words[0] == "eval" else ("clients", "test")
+    paths = sorted(path.relative_to(cache) for path in cache.rglob("*.h5"))
+    victim = next(cache / path for path in paths if path.parts[0] == split)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    hashed = mock.Mock(side_effect=digest)
+    monkeypatch.setattr("cache_schema.admission.digest", hashed)
+    monkeypatch.setattr("training.evaluate.require_runs", mock.Mock())
+    monkeypatch.setattr(work, mock.Mock(side_effect=InputError("the work begins")))
+    result = run_here(cli.run_train, *words, cwd=tmp_path)
+    assert_fails(result, victim.relative_to(cache), "differ from the manifest's SHA-256")
+    result = run_here(cli.run_train, *words, "--trust-cache", cwd=tmp_path)
+    assert_fails(result, "the work begins")
+    assert hashed.call_count == 1
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    hashed.reset_mock()
+    assert_fails(run_here(cli.run_train, *words, cwd=tmp_path), "the work begins")
+    seen = sorted(call.args[0].relative_to("cache") for call in hashed.call_args_list)
+    both = words[0] in {"ablate", "compare"}
+    assert seen == [path for path in paths if both or path.parts[0] != other]
 
 
 def test_the_command_that_ctrl_c_tells_finishes_the_run(small_cache, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import zlib
 import h5py
 import pytest
 
+import cache_schema.shard
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest, write_manifest
 from cache_schema.shard import digest
@@ -204,3 +205,63 @@ def test_deep_finds_a_shard_of_another_client(cache_copy):
     accept(cache_copy)
     (problem,) = verify_cache(cache_copy, deep=True)
     assert "client" in problem
+
+
+ERRORS = (
+    RuntimeError("Can't decode"),
+    IndexError("out of bounds"),
+    TypeError("No NumPy equivalent"),
+    AttributeError("'Group' object has no attribute 'shape'"),
+    OverflowError("too large"),
+    MemoryError(),
+    KeyError("z"),
+    ValueError("negative\ndimensions"),
+    OSError("filter"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    ZeroDivisionError("division"),
+)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_deep_goes_on_whatever_a_shard_raises(error, cache_copy, monkeypatch):
+    require_form = cache_schema.shard.require_form
+
+    def fail(file):
+        if file.filename.endswith(SHARD):
+            raise error
+        require_form(file)
+
+    monkeypatch.setattr("cache_schema.shard.require_form", fail)
+    (cache_copy / "test/brats2019/shard-000.h5").unlink()
+    first, second = verify_cache(cache_copy, deep=True)
+    assert f"{SHARD} cannot be read (" in first
+    assert "\n" not in first
+    assert second == "test/brats2019/shard-000.h5: missing"
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_deep_names_the_slice_whatever_its_chunk_raises(error, cache_copy, monkeypatch):
+    read_stored = cache_schema.shard._Column.read_stored
+
+    def fail(self, row):
+        if (row, self.shape) == (2, (4, 24, 20)):
+            raise error
+        return read_stored(self, row)
+
+    monkeypatch.setattr("cache_schema.shard._Column.read_stored", fail)
+    problems = verify_cache(cache_copy, deep=True)
+    shards = [shard.path for shard in read_manifest(cache_copy).shards]
+    assert [problem.partition(":")[0] for problem in problems] == shards
+    assert all("slice z=" in problem and "cannot be read" in problem for problem in problems)
+
+
+def test_deep_looks_at_every_shard_after_one_that_cannot_be_opened(cache_copy):
+    paths = [shard.path for shard in read_manifest(cache_copy).shards]
+    for path in paths:
+        with h5py.File(cache_copy / path, "r+") as file:
+            del file["cases"]
+            file["cases"] = 3
+        accept(cache_copy, path)
+    problems = verify_cache(cache_copy, deep=True)
+    assert len(problems) == len(paths)
+    assert all(path in problem for path, problem in zip(paths, problems, strict=True))

@@ -74,6 +74,71 @@ def test_damage_is_not_copied(cache_copy, other_plan, prepared, tmp_path):
     assert outcome == make(shard, tmp_path / "anew", other_plan, {})
 
 
+def changed(name, place, value):
+    return lambda file: file[name].__setitem__(place, value)
+
+
+DAMAGES = {
+    "affine": changed("cases/affine", (slice(None), 0, 3), 7.0),
+    "mean": changed("cases/mean", slice(None), 7.0),
+    "findings": changed("cases/findings", slice(None), "odd"),
+    "present": changed("cases/present", slice(None), False),
+    "key": changed("cases/key", slice(None), "0" * 64),
+    "case ids": changed("cases/case_id", slice(None), "A"),
+    "rows": changed("cases/first_row", slice(None), -5),
+    "stop": changed("cases/stop_row", slice(None), 10**12),
+    "z": changed("z", slice(None), 3),
+    "label counts": changed("label_voxels", slice(None), 1),
+    "checksums": changed("checksum", slice(None), 1),
+    "fingerprint": lambda file: file.attrs.__setitem__("fingerprint", "0" * 64),
+    "no fingerprint": lambda file: file.attrs.__delitem__("fingerprint"),
+    "modalities": lambda file: file.attrs.__setitem__("modalities", "t1"),
+    "schema version": lambda file: file.attrs.__setitem__("schema_version", "one"),
+    "a dataset in the place of the cases": lambda file: file.move("z", "cases/z"),
+    "no images": lambda file: file.__delitem__("image"),
+    "more rows": lambda file: file["z"].resize(10**9, axis=0),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_a_damaged_donor_cannot_give_is_prepared_anew(
+    name, cache_copy, other_plan, prepared, tmp_path
+):
+    donors = find_donors(cache_copy, other_plan.preprocessing)
+    shard = other_plan.shards[0]
+    for path in {donors[case.case_id] for case in shard.cases}:
+        with h5py.File(path, "r+") as file:
+            DAMAGES[name](file)
+    outcome = make(shard, tmp_path, other_plan, donors)
+    assert prepared == [case.case_id for case in shard.cases]
+    assert outcome == make(shard, tmp_path / "anew", other_plan, {})
+
+
+def test_slices_of_another_plane_are_not_copied(other_plan, prepared, tmp_path):
+    shard, settings = other_plan.shards[0], other_plan.preprocessing
+    wider = replace(settings, plane=(25, 20))
+    make_shard(shard, tmp_path / "wider", wider, lambda _: None)
+    donor = tmp_path / "wider" / shard.path
+    with h5py.File(donor, "r+") as file:
+        file.attrs["fingerprint"] = settings.fingerprint
+    prepared.clear()
+    outcome = make(shard, tmp_path, other_plan, {case.case_id: donor for case in shard.cases})
+    assert prepared == [case.case_id for case in shard.cases]
+    assert outcome == make(shard, tmp_path / "anew", other_plan, {})
+
+
+def test_names_that_a_donor_has_wrong_are_not_copied(cache_copy, other_plan, prepared, tmp_path):
+    donors = find_donors(cache_copy, other_plan.preprocessing)
+    shard = other_plan.shards[0]
+    for path in {donors[case.case_id] for case in shard.cases}:
+        with h5py.File(path, "r+") as file:
+            for name in ("patient_id", "cohort", "grade", "site"):
+                file["cases"][name][:] = "wrong"
+    outcome = make(shard, tmp_path, other_plan, donors)
+    assert prepared == []
+    assert outcome == make(shard, tmp_path / "anew", other_plan, {})
+
+
 def test_a_shard_that_is_gone_or_ruined_is_prepared_anew(
     cache_copy, other_plan, prepared, tmp_path
 ):

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import h5py
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
@@ -27,6 +28,7 @@ from training.flower.messages import (
     unpack_introduction,
     unpack_reply,
 )
+from training.flower.site import Site, init_site
 from training.models.initial import initial_model
 
 
@@ -124,3 +126,27 @@ def test_a_server_cannot_name_a_folder_outside_the_memory(name, site, config, tm
     content = pack_order(task, order, 7, pack_model(order))
     assert "the server's name of the run is none" in problem(ask("train", content, site=str(site)))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def flip_last_byte_of_a_chunk(cache):
+    """Change a slice of the hospital's first shard, which opening does not decode."""
+    path = cache / "clients/client-01/shard-000.h5"
+    with h5py.File(path) as file:
+        chunk = file["image"].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset + chunk.size - 1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_node_hashes_its_shards_before_a_run(site, own_cache, config):
+    flip_last_byte_of_a_chunk(own_cache)
+    line = problem(ask(HELLO, pack_task(task_of(config)), site=str(site)))
+    assert "client-01/shard-000.h5 is not what its manifest lists: its bytes differ" in line
+
+
+def test_a_node_that_trusts_its_cache_does_not_hash(own_cache, config, tmp_path):
+    flip_last_byte_of_a_chunk(own_cache)
+    trusting = Site(client=7, cache=str(own_cache), cache_client=1, device="cpu", trust_cache=True)
+    init_site(tmp_path / "site", trusting)
+    content = ask(HELLO, pack_task(task_of(config)), site=str(tmp_path / "site"))
+    assert unpack_introduction(content).client == 7

@@ -12,7 +12,7 @@ from training.flower.messages import Introduction
 from training.flower.server_app import coordinate, read_settings
 
 APP = Path(__file__).parents[3] / "flower/pyproject.toml"
-OWN = {"run", "resume", "clients", "join-seconds", "reply-seconds", "cache"}
+OWN = {"run", "resume", "clients", "join-seconds", "reply-seconds", "cache", "trust-cache"}
 
 
 class EmptyGrid(Grid):
