@@ -1,4 +1,4 @@
-"""Try mutants: `python -m tests.mutation [--all] [--json FILE] [PART or NAME ...]`."""
+"""Try mutants: `python -m tests.mutation [--many] [--json FILE] [PART or NAME ...]`."""
 
 import argparse
 import json
@@ -10,15 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.mutation import of_documents, of_places, of_shards, of_volumes
-from tests.mutation.commands import COMMANDS, warm_up
+from tests.mutation.commands import SLOW, warm_up
 from tests.mutation.judge import Results, Verdict, judge, table, try_command
 from tests.mutation.mutant import Mutant
 from tests.mutation.worlds import make_world
 
+Trial = tuple[Mutant, str]
+"""A mutant and the command that it meets."""
 
-
-FAST_REPEATS = 1
-SLOW_REPEATS = 16
+MANY_REPEATS = 8
+"""Of damage by chance: over 1,000 mutants in all."""
 
 
 def all_mutants(repeats: int) -> list[Mutant]:
@@ -34,10 +35,32 @@ def all_mutants(repeats: int) -> list[Mutant]:
     ]
 
 
-def commands_of(mutant: Mutant, position: int, *, is_every: bool) -> tuple[str, ...]:
-    """Choose the commands that a mutant meets: all, or one of them in turn."""
-    names = mutant.commands
-    return names if is_every else (names[position % len(names)],)
+def fast_trials() -> list[Trial]:
+    """List every second kind of damage, each under one command, by turns; little of what is slow."""
+    trials = []
+    for position, mutant in enumerate(all_mutants(1)[::2]):
+        quick = [name for name in mutant.commands if name not in SLOW or position % 4 == 0]
+        names = quick or mutant.commands
+        trials.append((mutant, names[position % len(names)]))
+    return trials
+
+
+def many_trials() -> list[Trial]:
+    """List over 1,000 mutants, each under one command, by turns."""
+    return [
+        (mutant, mutant.commands[position % len(mutant.commands)])
+        for position, mutant in enumerate(all_mutants(MANY_REPEATS))
+    ]
+
+
+def chosen_trials(names: set[str]) -> list[Trial]:
+    """List mutants by name, or all kinds of a part, under every command."""
+    return [
+        (mutant, command)
+        for mutant in all_mutants(MANY_REPEATS if any(":" in name for name in names) else 1)
+        if {mutant.part, mutant.name} & names
+        for command in mutant.commands
+    ]
 
 
 def baselines(sound: Path, names: set[str]) -> dict[str, Results]:
@@ -57,7 +80,7 @@ def baselines(sound: Path, names: set[str]) -> dict[str, Results]:
     return found
 
 
-def try_all(trials: list[tuple[Mutant, str]], folder: Path) -> Iterator[Verdict]:
+def try_all(trials: list[Trial], folder: Path) -> Iterator[Verdict]:
     """Judge mutants under commands, in a folder for worlds."""
     sound = folder / "sound"
     sound.mkdir()
@@ -71,22 +94,21 @@ def main() -> None:
     """Print what became of every mutant, and the table of counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("chosen", nargs="*")
-    parser.add_argument("--all", action="store_true", help="every mutant under every command")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--many", action="store_true", help="over 1,000 mutants")
+    parser.add_argument("--json", type=Path, help="also write what became of each")
     arguments = parser.parse_args()
     warm_up()
-    mutants = all_mutants(SLOW_REPEATS if arguments.all else FAST_REPEATS)
-    trials = [
-        (mutant, command)
-        for position, mutant in enumerate(mutants)
-        if not arguments.chosen or {mutant.part, mutant.name} & {*arguments.chosen}
-        for command in commands_of(mutant, position, is_every=bool(arguments.all or arguments.chosen))
-    ]
+    if arguments.chosen:
+        trials = chosen_trials({*arguments.chosen})
+    else:
+        trials = many_trials() if arguments.many else fast_trials()
     verdicts = []
     with tempfile.TemporaryDirectory() as folder:
         for verdict in try_all(trials, Path(folder)):
             verdicts.append(verdict)
-            sys.stdout.write(f"{verdict.outcome:8} {verdict.mutant} {verdict.command} {verdict.problem}\n")
+            sys.stdout.write(
+                f"{verdict.outcome:8} {verdict.mutant} {verdict.command} {verdict.problem}\n"
+            )
             sys.stdout.flush()
     sys.stdout.write(table(verdicts) + "\n")
     if arguments.json:

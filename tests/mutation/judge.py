@@ -73,7 +73,9 @@ def try_command(world: Path, name: str) -> tuple[Ended, Results, list[str]]:
     before = snapshot(world)
     ended = run(world, command.arguments)
     after = snapshot(world)
-    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    changed = sorted(
+        path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+    )
     foreign = [path for path in changed if path.split("/")[0] not in command.writes]
     return ended, results_of(world, command, ended), foreign
 
@@ -106,7 +108,9 @@ def _surprise(mutant: Mutant, outcome: str, results: Results, expected: Results)
     if mutant.expected == "refused" and outcome != "refused":
         return f"accepted ({outcome})"
     if mutant.expected == "refused or same" and outcome == "other":
-        differing = [k for k in results.keys() | expected.keys() if results.get(k) != expected.get(k)]
+        differing = [
+            k for k in results.keys() | expected.keys() if results.get(k) != expected.get(k)
+        ]
         return f"another result with exit 0: {', '.join(sorted(differing)[:3])}"
     return ""
 
@@ -145,6 +149,4 @@ def table(verdicts: list[Verdict]) -> str:
         rows.append((part, str(mutants[part]), str(sum(own)), *map(str, own)))
     totals = [sum(counts[part, outcome] for part in mutants) for outcome in outcomes]
     rows.append(("all", str(sum(mutants.values())), str(sum(totals)), *map(str, totals)))
-    return "\n".join(
-        f"{row[0]:<12}" + "".join(f"{cell:>9}" for cell in row[1:]) for row in rows
-    )
+    return "\n".join(f"{row[0]:<12}" + "".join(f"{cell:>9}" for cell in row[1:]) for row in rows)

@@ -18,7 +18,20 @@ RUN_READERS = ("resume", "eval", "predict", "report", "watch", "export")
 Edit = Callable[[Any, Random], Any]
 """Changes a document in place, or returns another one."""
 
-JUNK: tuple[Any, ...] = (None, -1, 10**30, 1.5, float("nan"), "", "x", "../../../escaped", [], {}, True, [[1]])
+JUNK: tuple[Any, ...] = (
+    None,
+    -1,
+    10**30,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    "../../../escaped",
+    [],
+    {},
+    True,
+    [[1]],
+)
 """What may stand where something else belongs."""
 
 
@@ -27,7 +40,9 @@ def edit_json(world: Path, random: Random, file: str, change: Edit) -> None:
     path = world / file
     document = json.loads(path.read_text(encoding="utf-8"))
     changed = change(document, random)
-    path.write_text(json.dumps(document if changed is None else changed, indent=1), encoding="utf-8")
+    path.write_text(
+        json.dumps(document if changed is None else changed, indent=1), encoding="utf-8"
+    )
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -244,9 +259,9 @@ HEADER_EDITS: dict[str, Edit] = {
     "round text": assign("__metadata__", {"round": "x", "position": "x"}),
     "round huge": assign("__metadata__", {"round": "9" * 5000, "position": "{}"}),
     "position a list": assign("__metadata__", {"round": "1", "position": "[]"}),
-    "tensor dropped": lambda header, random: header.pop(sorted(header)[-1]) and None,
-    "tensor renamed": lambda header, random: header.update(x=header.pop(sorted(header)[-1])),
-    "shape huge": lambda header, random: header[sorted(header)[-1]].update(shape=[2**40, 2**20]),
+    "tensor dropped": lambda header, random: header.pop(max(header)) and None,
+    "tensor renamed": lambda header, random: header.update(x=header.pop(max(header))),
+    "shape huge": lambda header, random: header[max(header)].update(shape=[2**40, 2**20]),
 }
 
 LINES: dict[str, bytes] = {
@@ -261,7 +276,10 @@ LINES: dict[str, bytes] = {
     "deep": b"[" * 5000,
     "long": b"x" * 2_000_000,
 }
-LOGS = {"cache/prep.log.jsonl": ("rerun", "verify", "reuse"), "run/log.jsonl": ("watch", "resume", "report")}
+LOGS = {
+    "cache/prep.log.jsonl": ("rerun", "verify", "reuse"),
+    "run/log.jsonl": ("watch", "resume", "report"),
+}
 LOG_RECORDS: dict[str, tuple[Edit, Expected]] = {
     "field dropped": (remove_one, "anything sound"),
     "field junk": (replace_one, "anything sound"),
@@ -269,7 +287,9 @@ LOG_RECORDS: dict[str, tuple[Edit, Expected]] = {
 }
 
 
-def _of_any_document(part: str, file: str, commands: tuple[str, ...], repeats: int) -> Iterator[Mutant]:
+def _of_any_document(
+    part: str, file: str, commands: tuple[str, ...], repeats: int
+) -> Iterator[Mutant]:
     """Yield what can be done to any JSON document."""
     once: dict[str, Any] = {
         "utf-16": as_utf16,
@@ -308,7 +328,10 @@ def run_mutants(repeats: int) -> Iterator[Mutant]:
     for kind, change in CONFIG_EDITS.items():
         damage = partial(edit_json, file="run/config.json", change=change)
         yield Mutant("run", f"config {kind}", 0, damage, RUN_READERS, "anything sound")
-    weights = {"model.safetensors": ("eval", "predict", "report", "export"), "resume.safetensors": ("resume",)}
+    weights = {
+        "model.safetensors": ("eval", "predict", "report", "export"),
+        "resume.safetensors": ("resume",),
+    }
     for name, commands in weights.items():
         chance = {"cut": cut, "header bit": header_bit, "tensor bit": tensor_bit}
         for kind, damage in chance.items():
@@ -332,8 +355,21 @@ def log_mutants(repeats: int) -> Iterator[Mutant]:
             own = partial(edit_line, file=file, change=change)
             for k in range(repeats):
                 yield Mutant("log", f"{stem} {kind}", k, own, commands, expected)
-        yield Mutant("log", f"{stem} empty", 0, partial(rewrite, file=file, content=b""), commands, "anything sound")
-        yield Mutant("log", f"{stem} utf-16", 0, partial(as_utf16, file=file), commands, "anything sound")
+        yield Mutant(
+            "log",
+            f"{stem} empty",
+            0,
+            partial(rewrite, file=file, content=b""),
+            commands,
+            "anything sound",
+        )
+        yield Mutant(
+            "log", f"{stem} utf-16", 0, partial(as_utf16, file=file), commands, "anything sound"
+        )
         for k in range(repeats):
-            yield Mutant("log", f"{stem} cut", k, partial(cut, file=file), commands, "anything sound")
-            yield Mutant("log", f"{stem} bit", k, partial(bit, file=file), commands, "anything sound")
+            yield Mutant(
+                "log", f"{stem} cut", k, partial(cut, file=file), commands, "anything sound"
+            )
+            yield Mutant(
+                "log", f"{stem} bit", k, partial(bit, file=file), commands, "anything sound"
+            )

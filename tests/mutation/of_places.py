@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from cache_schema.manifest import read_manifest
-from tests.mutation.commands import remove
+from tests.mutation.commands import SCAN, remove
 from tests.mutation.mutant import Mutant
 from tests.mutation.worlds import CLIENT_SHARD, shards
 
@@ -71,7 +71,7 @@ def other_run(world: Path, random: Random, name: str, donor: str) -> None:
 
 def swap_modalities(world: Path, random: Random) -> None:
     """Exchange the segmentation and a modality of a case; nobody can tell two modalities apart."""
-    folder = sorted((world / "data").rglob("*_seg.nii.gz"))[0].parent
+    folder = min((world / "data").rglob("*_seg.nii.gz")).parent
     swap(next(folder.glob("*_seg.nii.gz")), next(folder.glob("*_t2.nii.gz")))
 
 
@@ -128,10 +128,22 @@ SWAPS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "other cache's test": (partial(other_cache, is_test=True), CACHE_READERS),
     "other manifest": (other_manifest, CACHE_READERS),
     "segmentation and t2": (swap_modalities, ("scan", "partition")),
-    "weights of another run": (partial(other_run, name="model.safetensors", donor="run2"), RUN_READERS),
-    "checkpoint of another run": (partial(other_run, name="resume.safetensors", donor="run2"), ("resume",)),
-    "checkpoint of central": (partial(other_run, name="resume.safetensors", donor="central"), ("resume",)),
-    "weights of central": (partial(other_run, name="model.safetensors", donor="central"), RUN_READERS),
+    "weights of another run": (
+        partial(other_run, name="model.safetensors", donor="run2"),
+        RUN_READERS,
+    ),
+    "checkpoint of another run": (
+        partial(other_run, name="resume.safetensors", donor="run2"),
+        ("resume",),
+    ),
+    "checkpoint of central": (
+        partial(other_run, name="resume.safetensors", donor="central"),
+        ("resume",),
+    ),
+    "weights of central": (
+        partial(other_run, name="model.safetensors", donor="central"),
+        RUN_READERS,
+    ),
     "config of central": (partial(other_run, name="config.json", donor="central"), RUN_READERS),
 }
 
@@ -148,7 +160,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "run/provenance.json": RUN_READERS,
     "run/preprocessing.json": RUN_READERS,
     "run/evaluation.json": ("report", "eval"),
-    "scans/case0": ("predict",),
+    SCAN: ("predict",),
 }
 THINGS = {"dead link": dead_link, "loop": loop, "fifo": pipe, "folder": folder, "missing": missing}
 TARGETS: dict[str, str] = {
@@ -184,11 +196,26 @@ def link_mutants(repeats: int) -> Iterator[Mutant]:
     """Yield what is no file, or lies elsewhere."""
     for place, commands in PLACES.items():
         for kind, thing in THINGS.items():
-            yield Mutant("link", f"{place} {kind}", 0, partial(thing, place=place), commands, "anything sound")
+            yield Mutant(
+                "link",
+                f"{place} {kind}",
+                0,
+                partial(thing, place=place),
+                commands,
+                "anything sound",
+            )
     for place, target in TARGETS.items():
         damage = partial(link, place=place, target=target)
-        yield Mutant("link", f"{place} elsewhere", 0, damage, PLACES.get(place, ("eval",)), "anything sound")
+        yield Mutant(
+            "link", f"{place} elsewhere", 0, damage, PLACES.get(place, ("eval",)), "anything sound"
+        )
     for place, (target, commands) in NEW_LINKS.items():
         damage = partial(link_new, place=place, target=target)
         yield Mutant("link", f"{place} new", 0, damage, commands, "anything sound")
-    yield Mutant("link", "no utf-8 name", 0, partial(unreadable_name, place="cache/clients"), ("verify", "rerun"))
+    yield Mutant(
+        "link",
+        "no utf-8 name",
+        0,
+        partial(unreadable_name, place="cache/clients"),
+        ("verify", "rerun"),
+    )

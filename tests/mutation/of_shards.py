@@ -76,7 +76,9 @@ def add(name: str, step: float) -> Edit:
     def change(file: h5py.File, random: Random) -> None:
         values = file[name][...]
         position = random.randrange(values.size)
-        values.flat[position] = ~values.flat[position] if values.dtype == bool else values.flat[position] + step
+        values.flat[position] = (
+            ~values.flat[position] if values.dtype == bool else values.flat[position] + step
+        )
         file[name][...] = values
 
     return change

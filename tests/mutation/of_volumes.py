@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+from tests.mutation.commands import SCAN
 from tests.mutation.mutant import Expected, Mutant, flip_bit, truncate
 
 Change = Callable[[bytearray, Random], None]
@@ -64,8 +65,8 @@ def claim_much(content: bytearray, random: Random) -> None:
 def _pick(world: Path, random: Random) -> tuple[Path, ...]:
     """Choose a modality: of the case that is predicted and, as the same file, of one that is prepared."""
     name = random.choice(("t1", "t1ce", "t2", "flair"))
-    folder = next(iter(sorted((world / "data").rglob("*_t1.nii.gz")))).parent
-    return (*folder.glob(f"*_{name}.nii.gz"), *(world / "scans/case0").glob(f"*_{name}.nii.gz"))
+    folders = sorted(world.rglob(Path(SCAN).name))
+    return tuple(path for folder in folders for path in folder.glob(f"*_{name}.nii.gz"))
 
 
 def edit(world: Path, random: Random, change: Change) -> None:
@@ -119,11 +120,17 @@ def mutants(repeats: int) -> Iterator[Mutant]:
         damage = partial(edit, change=partial(change_field, name=name))
         for k in range(repeats):
             yield Mutant("nifti", name, k, damage, COMMANDS, expected)
-    once: dict[str, Change] = {"description": description, "claim": claim_much, "voxels cut": cut_voxels}
+    once: dict[str, Change] = {
+        "description": description,
+        "claim": claim_much,
+        "voxels cut": cut_voxels,
+    }
     for kind, change in once.items():
         yield Mutant("nifti", kind, 0, partial(edit, change=change), COMMANDS, expected)
     for kind, change_file in FILES.items():
         yield Mutant("nifti", kind, 0, partial(edit_file, change=change_file), COMMANDS, expected)
     for k in range(repeats):
         for kind, change_file in {"gzip bit": flip_bit, "gzip cut": truncate}.items():
-            yield Mutant("nifti", kind, k, partial(edit_file, change=change_file), COMMANDS, expected)
+            yield Mutant(
+                "nifti", kind, k, partial(edit_file, change=change_file), COMMANDS, expected
+            )

@@ -1,6 +1,6 @@
 """The undamaged world: archives, two caches and three runs, made by the commands themselves.
 
-    data/  2020/  cache/  other/  run/  run2/  central/  outside/
+    data/  scans/  cache/  other/  run/  run2/  central/  outside/
 
 `other` is a cache of the same archives under another seed, `run2` a run of another seed. `outside` is
 what no command has to do with: links lead there.
@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from cache_schema.manifest import read_manifest
-from tests.mutation.commands import PARTITION, RUNS, begin, require
+from tests.mutation.commands import PARTITION, RUNS, SCAN, begin, require
 
 CLIENT_SHARD = "clients/client-00/shard-000.h5"
 OUTSIDE = "outside"
@@ -25,9 +25,8 @@ def make_world(world: Path) -> None:
     for arguments in RUNS:
         begin(world, arguments)
     require(world, ("train", "eval", "run", "--cache", "cache", "--device", "cpu"))
-    scans = sorted(path.parent for path in (world / "data").rglob("*_t1.nii.gz"))
-    for k, folder in enumerate(scans[:2]):
-        shutil.copytree(folder, world / "scans" / f"case{k}")
+    (folder,) = (world / "data").rglob(Path(SCAN).name)
+    shutil.copytree(folder, world / SCAN)
     outside = world / OUTSIDE
     outside.mkdir()
     shutil.copy(world / "cache" / CLIENT_SHARD, outside / "shard.h5")
