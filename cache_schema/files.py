@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -21,16 +22,21 @@ def write_atomically(
 ) -> None:
     """Write a file in one step: what was there before is whole until then, and after a failure.
 
+    A file that a user named may be a link, a pipe or a device; see `replacing`.
+
     Args:
         path: Of the file; folders that lack are made.
         content: Of the file; text is written as UTF-8.
-        option: That named the file, for the message.
+        option: That named the file, for the message; None of a file in a folder of ours.
         advice: What to do if it cannot be written.
 
     Raises:
         InputError: If it cannot be written.
     """
-    with reporting(path, option=option, advice=advice), replacing(path) as partial:
+    with (
+        reporting(path, option=option, advice=advice),
+        replacing(path, follows_links=option is not None) as partial,
+    ):
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -55,16 +61,18 @@ def reporting(path: Path, *, option: str | None = None, advice: str = ADVICE) ->
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, follows_links: bool = False) -> Iterator[Path]:
     """Give a path to write a file to, which gets its name in one step when the block ends.
 
     The path has the file's own name, in a folder beside it that is new and this writer's alone:
     two writers never share it, and no link can be laid there. After an error it is removed, and what
-    was there before is untouched. Where a link has the file's name, the file that it leads to is
-    replaced. A pipe or a device has nothing to keep and is written to directly.
+    was there before is untouched.
 
     Args:
         path: Of the file; folders that lack are made.
+        follows_links: For a file that a user named: where a link has its name, the file that it leads to
+            is replaced, and a pipe or a device, which has nothing to keep, is written to directly.
+            Otherwise a file of this name takes the place of whatever has it.
 
     Yields:
         Where to write.
@@ -72,10 +80,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be written.
     """
-    if _is_stream(path):
+    if follows_links and _is_stream(path):
         yield path
         return
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path)) if follows_links else path
     target.parent.mkdir(parents=True, exist_ok=True)
     with _private_folder(target) as folder:
         yield folder / target.name
@@ -96,8 +104,9 @@ def _private_folder(target: Path) -> Iterator[Path]:
 
 
 def _rename(partial: Path, target: Path) -> None:
-    with contextlib.suppress(OSError):
-        shutil.copymode(target, partial)  # of the file that is there, if one is
+    if target.is_file() and not target.is_symlink():
+        with contextlib.suppress(OSError):
+            shutil.copymode(target, partial)
     sync(partial)
     partial.replace(target)
     # The file is whole under its name; some file systems cannot sync a folder.
@@ -112,6 +121,26 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_links(place: Path) -> None:
+    """Make sure that writing to a place of ours, or removing what is there, changes nothing elsewhere.
+
+    The folder of a cache or a run may be a link, what is inside may not.
+
+    Args:
+        place: A file or folder inside; it need not be there.
+
+    Raises:
+        InputError: Naming the first link.
+    """
+    below = (Path(root, name) for root, *names in os.walk(place) for name in chain(*names))
+    link = next((path for path in chain([place], below) if path.is_symlink()), None)
+    if link is not None:
+        raise InputError(
+            f"{link} is a link, and what it leads to is not to be changed; remove the link, or put there "
+            "what it leads to"
+        )
 
 
 def remove_partials(folder: Path) -> None:

@@ -1,9 +1,14 @@
 """How voxels lie in a head: slices back in their volume, and planes as radiologists look at them."""
 
 from itertools import permutations
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float64, Integer, Shaped
+
+MAX_SIDE: Final = 4096
+MAX_VOXELS: Final = 2**27
+"""Of a volume, and along one side: 512 x 512 x 512, fifteen times BraTS's; more is a damaged header."""
 
 Spacing = tuple[float, float, float]
 """Millimetres between neighbouring voxels along each axis of a volume."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge
@@ -16,13 +16,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
-from cache_schema.layout import MANIFEST_NAME
+from cache_schema.layout import MANIFEST_NAME, is_shard_path
+from cache_schema.names import MOST_CHARACTERS, Name, Site
+from cache_schema.reading import read_text
 from cache_schema.vocabulary import COHORTS, MODALITIES, Cohort, Grade, Modality, Split
 
 SCHEMA_VERSION: Final = 2
 """What is written. Version 1, which does not say whether cases are synthetic, is still read."""
 
 READABLE_VERSIONS: Final = (1, SCHEMA_VERSION)
+
+MOST_PROBLEMS: Final = 50
+MOST_TOLD: Final = 1000
+"""Problems of a manifest that a message names, and characters of each."""
 
 Count = Annotated[int, Ge(0)]
 
@@ -104,11 +110,11 @@ class CaseRecord(Document):
         synthetic: Whether `prep phantom` made it; None in version 1, which does not say.
     """
 
-    case_id: str
-    patient_id: str
+    case_id: Name
+    patient_id: Name
     cohort: Cohort
     grade: Grade
-    site: str
+    site: Site
     split: Split
     client: Count | None
     shard: str
@@ -133,7 +139,7 @@ class ShardRecord(Document):
 class Move(Document):
     """A patient moved between clients so that every client has its least number of cases."""
 
-    patient_id: str
+    patient_id: Name
     source: Count
     target: Count
 
@@ -146,7 +152,7 @@ class ClientRecord(Document):
     cases: Count
     slices: Count
     grades: dict[str, int]
-    sites: dict[str, int]
+    sites: dict[Site, int]
     label_voxels: LabelVoxels
 
 
@@ -165,7 +171,7 @@ class PartitionRecord(Document):
     sizes: tuple[int, ...]
     repairs: tuple[Move, ...]
     clients: tuple[ClientRecord, ...]
-    duplicates: dict[str, tuple[str, ...]]
+    duplicates: dict[Name, tuple[Name, ...]]
 
 
 class CohortLeakage(Document):
@@ -187,22 +193,22 @@ class LeakageRecord(Document):
 class Repair(Document):
     """A known fault of an archive that was mended while reading: case and what was done."""
 
-    case_id: str
+    case_id: Name
     action: str
 
 
 class Superseded(Document):
     """A training case left out in favour of the same patient's latest cohort."""
 
-    case_id: str
+    case_id: Name
     cohort: Cohort
-    patient_id: str
+    patient_id: Name
 
 
 class Quarantined(Document):
     """A case that is not in the cache, and why; its key, as far as its files could be read."""
 
-    case_id: str
+    case_id: Name
     cohort: Cohort
     reason: str
     key: str | None
@@ -289,18 +295,18 @@ def read_manifest(cache: Path) -> Manifest:
     """
     path = cache / MANIFEST_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise InputError(
             f"{cache} has no {MANIFEST_NAME}: it is not a finished cache; run `prep partition` with "
             f"`--cache {cache}` (again, if it was interrupted)"
         ) from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); make it readable") from error
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 text ({error.reason}); prepare the cache again"
         ) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); make it readable") from error
     _check_version(path, text)
     try:
         manifest = Manifest.model_validate_json(text)
@@ -314,25 +320,34 @@ def read_manifest(cache: Path) -> Manifest:
 def _check_version(path: Path, text: str) -> None:
     try:
         document: Any = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number or a nesting may be beyond all measure
         raise InputError(f"{path} is not JSON ({error}); prepare the cache again") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version not in READABLE_VERSIONS:
-        known = " and ".join(map(str, READABLE_VERSIONS))
+        known, found = (
+            " and ".join(map(str, READABLE_VERSIONS)),
+            _cut(str(version), MOST_CHARACTERS),
+        )
         raise InputError(
-            f"{path} has schema version {version}, this release reads version {known}; "
+            f"{path} has schema version {found}, this release reads version {known}; "
             "install the release that wrote it or prepare the cache again"
         )
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "document"
+    return ".".join(_cut(str(part), MOST_CHARACTERS) for part in location) or "document"
 
 
 def _refuse(path: Path, problems: list[str]) -> None:
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise InputError(f"{path} has {count}: {'; '.join(problems)}")
+        named = [_cut(problem, MOST_TOLD) for problem in problems[:MOST_PROBLEMS]]
+        rest = ["..."] if len(problems) > len(named) else []
+        raise InputError(f"{path} has {count}: {'; '.join([*named, *rest])}")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def contradictions(manifest: Manifest) -> Iterator[str]:
@@ -367,9 +382,9 @@ def _shard_contradictions(manifest: Manifest) -> Iterator[str]:
     listed = Counter(shard.path for shard in manifest.shards)
     yield from (f"shards: {path} is listed {n} times" for path, n in listed.items() if n > 1)
     yield from (
-        f"shards: {path} does not lie inside the cache"
+        f"shards: not where shards lie inside the cache: {path}"
         for path in listed
-        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
+        if not is_shard_path(path)
     )
     yield from (f"shards: {path} is not listed" for path in sorted(rows.keys() - listed.keys()))
     for shard in manifest.shards:

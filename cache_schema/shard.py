@@ -6,8 +6,9 @@ HDF5 handle carried over a fork returns wrong data without an error (pytorch iss
 """
 
 import hashlib
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from jaxtyping import Float16, Float64, Int, Integer, UInt8, UInt32
 from cache_schema.chunk import checksum, compress_chunk, decompress_chunk
 from cache_schema.errors import InputError
 from cache_schema.files import PARTIAL_SUFFIX, sync
+from cache_schema.geometry import MAX_SIDE, MAX_VOXELS
+from cache_schema.names import check_name, check_site
+from cache_schema.reading import open_regular, require_regular
 from cache_schema.vocabulary import LABEL_CONVENTION, MODALITIES
 
 SCHEMA_NAME: Final = "fedunetmm-shard"
@@ -48,6 +52,10 @@ NUMBER_COLUMNS: Final[dict[str, tuple[type, tuple[int, ...]]]] = {
 }
 CHUNKED: Final = ("image", "label")
 """Datasets of one compressed chunk a row."""
+MIN_ROW_BYTES: Final = 32
+"""Of a stored slice: two chunks, which say their sizes in 16 bytes each."""
+MAX_ROWS: Final = 2**24
+MAX_FIXED_STRING: Final = 2**16
 STRING_COLUMNS: Final = ("case_id", "patient_id", "cohort", "grade", "site", "key", "findings")
 
 
@@ -180,7 +188,9 @@ class ShardWriter:
         # Without a chunk cache every chunk is written when it is assigned. With one it is written when
         # h5py's dataset object dies, which a sampling profiler such as Dask's can put off: same
         # content, other bytes. No lock: the name is this process's own, and not every file system has them.
-        self._file = h5py.File(self._partial, "w", rdcc_nbytes=0, locking=False)
+        # What a killed process of that number left is removed: a link under the name is not followed.
+        self._partial.unlink(missing_ok=True)
+        self._file = h5py.File(self._partial, "x", rdcc_nbytes=0, locking=False)
         self._file.attrs.update(
             schema=SCHEMA_NAME,
             schema_version=SCHEMA_VERSION,
@@ -467,8 +477,39 @@ class ShardReader:
             group = file["cases"]
             columns: dict[str, Any] = {name: group[name].asstr()[:] for name in STRING_COLUMNS}
             columns |= {name: group[name][:] for name in NUMBER_COLUMNS}
+            _check_names(columns)
+            _check_volumes(columns["shape"])
         rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
         return tuple(_entry(row) for row in rows)
+
+
+def _check_names(columns: Mapping[str, Iterable[str]]) -> None:
+    """Make sure that the names of a table are such; see `cache_schema.names`.
+
+    Raises:
+        ValueError: Naming the column.
+    """
+    for column, check in {
+        "case_id": check_name,
+        "patient_id": check_name,
+        "site": check_site,
+    }.items():
+        try:
+            for name in columns[column]:
+                check(name)
+        except ValueError as error:
+            raise ValueError(f"{column}: {error}") from error
+
+
+def _check_volumes(shapes: Int[np.ndarray, "case 3"]) -> None:
+    """Make sure that the volumes of a table are of a size that one can be restored to.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for shape in shapes.tolist():
+        if not all(0 < side <= MAX_SIDE for side in shape) or math.prod(shape) > MAX_VOXELS:
+            raise ValueError(f"cases/shape claims a volume of {shape}")
 
 
 def _entry(row: dict[str, Any]) -> CaseEntry:
@@ -498,6 +539,7 @@ def _checksum_tables(case: CaseColumns, rows: Sequence[np.ndarray]) -> int:
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401
+    require_regular(path)
     # A finished shard never changes, and not every file system has locks.
     file = h5py.File(path, "r", rdcc_nbytes=0, locking=False)
     if file.attrs.get("schema") != SCHEMA_NAME:
@@ -513,7 +555,44 @@ def _open(path: Path) -> Any:  # noqa: ANN401
         raise InputError(
             f"{path} has labels of convention {convention}, this release reads {LABEL_CONVENTION}"
         )
+    _check_sizes(file, path.stat().st_size)
     return file
+
+
+def _check_sizes(file: Any, num_bytes: int) -> None:  # noqa: ANN401
+    """Make sure that nothing in a shard claims to be larger than the file can hold.
+
+    Raises:
+        ValueError: Naming the dataset.
+    """
+    rows, *plane = file["label"].shape
+    if not 0 < rows <= min(num_bytes // MIN_ROW_BYTES, MAX_ROWS):
+        raise ValueError(f"label claims {rows} slices in a file of {num_bytes} bytes")
+    if len(plane) != 2 or not all(0 < side <= MAX_SIDE for side in plane):
+        raise ValueError(f"label claims slices of {plane}")
+    chunked = {"image": (np.float16, (4, *plane)), "label": (np.uint8, tuple(plane))}
+    for name, (dtype, tail) in {**ROW_COLUMNS, **chunked}.items():
+        _check_table(file[name], (rows, *tail), dtype)
+    cases = file["cases"]
+    (num_cases,) = cases["case_id"].shape
+    if num_cases > rows:
+        raise ValueError(f"cases claims {num_cases} cases of {rows} slices")
+    for name, (dtype, tail) in NUMBER_COLUMNS.items():
+        _check_table(cases[name], (num_cases, *tail), dtype)
+    for name in STRING_COLUMNS:
+        text = h5py.check_string_dtype(cases[name].dtype)
+        if (
+            cases[name].shape != (num_cases,)
+            or text is None
+            or (text.length or 0) > MAX_FIXED_STRING
+        ):
+            raise ValueError(f"cases/{name} is no column of {num_cases} texts")
+
+
+def _check_table(table: Any, shape: tuple[int, ...], dtype: type) -> None:  # noqa: ANN401
+    found, expected = table.dtype, np.dtype(dtype)  # either byte order will do
+    if table.shape != shape or (found.kind, found.itemsize) != (expected.kind, expected.itemsize):
+        raise ValueError(f"{table.name[1:]} is {found} {table.shape}, not {expected} {shape}")
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
@@ -527,5 +606,5 @@ def is_whole(path: Path, sha256: str) -> bool:
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -34,6 +34,7 @@ from pipeline.volume import (
     correct_bias_field,
     decode_nifti,
     read_affine,
+    read_file,
 )
 
 PREPROCESSING_VERSION: Final = 1
@@ -96,7 +97,7 @@ def read_files(files: Mapping[str, Path]) -> dict[str, bytes]:
         CaseError: Naming a file that cannot be read.
     """
     try:
-        return {role: path.read_bytes() for role, path in sorted(files.items())}
+        return {role: read_file(path) for role, path in sorted(files.items())}
     except OSError as error:
         where = say_name(error.filename)
         raise CaseError(f"{where} cannot be read ({error.strerror})") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cache_schema.errors import InputError
+from cache_schema.reading import read_bytes
 from pipeline.case_folder import why_unreadable
 
 _DELIMITERS: Final = (",", ";", "\t")
@@ -70,7 +71,7 @@ def _decode(path: Path) -> str:
     if problem := why_unreadable(path):  # a pipe would keep its reader waiting
         raise InputError(f"{path} cannot be read: it {problem}; mend or remove it")
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); mend or remove it") from error
     is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

@@ -1,21 +1,69 @@
 """The log of a cache: what happened when, and which shards are known to be whole."""
 
-import errno
-import fcntl
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, Literal, TextIO, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cache_schema.errors import InputError
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
+from cache_schema.locks import lock_file
 from cache_schema.manifest import SCHEMA_VERSION, Manifest, Quarantined, read_manifest
+from cache_schema.names import Name
+from cache_schema.reading import open_regular, open_to_append, read_bytes
+from cache_schema.vocabulary import Cohort
 from pipeline.request import Request, request_of_manifest
 
-HELD: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
-"""What a lock that somebody else holds answers; anything else means that this file system has no locks."""
+MAX_LOG_BYTES: Final = 2**28
+"""Of a log: a preparation of all BraTS cases writes a thousandth of it."""
+
+BEGINNING: Final = b'{"time": '
+"""Of every record; a line that a kill cut short has no more."""
+
+
+class _Any(BaseModel):
+    """What every record has."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    event: str
+
+
+class _Finished(_Any):
+    """A shard with its digest, of this run or known from an earlier one."""
+
+    path: str
+    sha256: str
+
+
+class _Left(_Any):
+    """A case that was quarantined."""
+
+    event: Literal["quarantined"]
+    case_id: Name
+    cohort: Cohort
+    reason: str
+    key: str | None
+
+    def entry(self) -> Quarantined:
+        """Give it as a manifest has it."""
+        return Quarantined(**self.model_dump(exclude={"event"}))
+
+
+class _Turn(_Any):
+    """A run that began, or was refused; logs of earlier releases do not tell of what it was made."""
+
+    event: Literal["started", "refused"]
+    options: dict[str, Any] = {}
+    cases: list[str] | None = None
+
+
+Record = TypeVar("Record", bound=_Any)
 
 
 class Journal:
@@ -42,18 +90,14 @@ class Journal:
         The log knows what a run had finished when it was killed, the manifest what came with a cache
         that was copied without its log.
         """
-        digests = {e["path"]: e["sha256"] for e in self._events() if e.get("sha256")}
+        digests = {e.path: e.sha256 for e in self._events(_Finished)}
         manifest = self._manifest()
         found = {shard.path: shard.sha256 for shard in manifest.shards} if manifest else {}
         return digests | found
 
     def faults(self) -> dict[str, Quarantined]:
         """Collect the cases that earlier runs quarantined, by id, if their files could be read."""
-        noted = [
-            Quarantined(**{name: event[name] for name in Quarantined.model_fields})
-            for event in self._events()
-            if event["event"] == "quarantined"
-        ]
+        noted = [event.entry() for event in self._events(_Left)]
         manifest = self._manifest()
         found = manifest.quarantined if manifest else ()
         return {entry.case_id: entry for entry in (*noted, *found) if entry.key is not None}
@@ -72,10 +116,10 @@ class Journal:
         if (self._cache / MANIFEST_NAME).exists():
             return request_of_manifest(read_manifest(self._cache))
         begun: list[Request] = []
-        for event in self._events():
-            if event["event"] == "started":
-                begun.append(Request(event.get("options", {}), event.get("cases")))
-            elif event["event"] == "refused" and begun:
+        for event in self._events(_Turn):
+            if event.event == "started":
+                begun.append(Request(event.options, event.cases))
+            elif begun:
                 begun.pop()
         return begun[-1] if begun else None
 
@@ -84,11 +128,24 @@ class Journal:
         manifest = self._manifest()
         return manifest is not None and manifest.schema_version != SCHEMA_VERSION
 
-    def _events(self) -> Iterator[dict[str, Any]]:
-        """Read the log; a line that a kill cut short is passed over, its shard is then redone."""
-        for line in (self._cache / LOG_NAME).read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):
-                yield json.loads(line)
+    def foreign_lines(self) -> list[int]:
+        """Number the lines, from 1, that are no records; one that a kill cut short is none of them."""
+        return [number for number, line in enumerate(self._lines(), 1) if _is_foreign(line)]
+
+    def _events(self, kind: type[Record]) -> Iterator[Record]:
+        """Read the records of a kind; what is not whole is passed over, its shard is then redone."""
+        for line in self._lines():
+            with suppress(ValidationError):
+                yield kind.model_validate_json(line)
+
+    def _lines(self) -> list[bytes]:
+        path = self._cache / LOG_NAME
+        try:
+            return read_bytes(path, most=MAX_LOG_BYTES).splitlines()
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read ({error.strerror}); move it elsewhere"
+            ) from error
 
     def _manifest(self) -> Manifest | None:
         try:
@@ -104,31 +161,39 @@ def open_journal(cache: Path) -> Iterator[Journal]:
     Where the file system has no locks, nothing keeps a second preparation out, and the journal says so.
 
     Raises:
-        InputError: If another preparation holds it.
+        InputError: If another preparation holds it, or it cannot be written.
     """
-    with (cache / LOG_NAME).open("a", encoding="utf-8") as file:
-        is_guarded = _lock(file, cache)
+    try:
+        log = open_to_append(cache / LOG_NAME)
+    except OSError as error:
+        raise InputError(
+            f"{cache / LOG_NAME} cannot be written ({error.strerror}); move it elsewhere"
+        ) from error
+    with log as file:
+        refusal = f"another `prep partition` writes to {cache}; wait for it"
+        is_guarded = lock_file(file, refusal)
         if not _ends_with_newline(cache / LOG_NAME):
             file.write("\n")  # a kill cut the last line short; the next one starts afresh
             file.flush()
         yield Journal(cache, file, is_guarded=is_guarded)
 
 
-def _lock(file: TextIO, cache: Path) -> bool:
-    """Lock a cache's log until it is closed, and tell whether the file system could.
+def _ends_with_newline(path: Path) -> bool:
+    with open_regular(path) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+        return file.read(1) in {b"", b"\n"}
 
-    Raises:
-        InputError: If another process holds the lock.
-    """
+
+def _is_foreign(line: bytes) -> bool:
+    if not line.strip() or _is_record(line):
+        return False
+    return line.endswith(b"}") or not line.startswith(BEGINNING[: len(line)])
+
+
+def _is_record(line: bytes) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in HELD:
-            raise InputError(f"another `prep partition` writes to {cache}; wait for it") from None
+        _Any.model_validate_json(line)
+    except ValidationError:
         return False
     return True
-
-
-def _ends_with_newline(path: Path) -> bool:
-    content = path.read_bytes()
-    return not content or content.endswith(b"\n")

@@ -32,9 +32,10 @@ import numpy as np
 from jaxtyping import Float64, Shaped, UInt8
 
 from cache_schema.errors import InputError
-from cache_schema.files import remove_partials, replacing, reporting
+from cache_schema.files import refuse_links, remove_partials, replacing, reporting
 from cache_schema.geometry import restore_volume
 from cache_schema.manifest import CaseRecord, Manifest, digest, read_manifest
+from cache_schema.reading import read_bytes
 from cache_schema.shard import TEST_CLIENT, CaseEntry, ShardReader
 from cache_schema.vocabulary import LABELS, MODALITIES, REGIONS
 from pipeline.volume import encode_nifti
@@ -90,8 +91,8 @@ def export_nnunet(
 
     Raises:
         InputError: If `out` is in use, is called otherwise, or cannot be written; if an unfinished
-            export of another cache is in the way; if a shard is damaged or does not belong where
-            the manifest has it; or if there are fewer than two patients to train on.
+            export of another cache, or one that holds links, is in the way; if a shard is damaged or
+            does not belong where the manifest has it; or if there are fewer than two patients to train on.
     """
     _check_out(out)
     manifest = read_manifest(cache)
@@ -99,6 +100,7 @@ def export_nnunet(
     folds = split_folds(training, manifest.options.seed)
     document = describe_dataset(manifest, out.name, regions=regions)
     partial = out.with_name(f".{out.name}.partial")
+    refuse_links(partial)
     with reporting(out, advice="choose another --out"):
         _claim(partial, _to_json(document))
         _write(partial / SPLITS_NAME, _to_json(folds))
@@ -195,7 +197,7 @@ def _declare_regions() -> dict[str, Any]:
 def _claim(partial: Path, description: bytes) -> None:
     """Take a folder for this export, or go on with it if it was begun with the same description."""
     path = partial / DATASET_NAME
-    if path.exists() and path.read_bytes() != description:
+    if path.exists() and read_bytes(path) != description:
         raise InputError(
             f"{partial} is an unfinished export of another cache or with other options; remove it"
         )

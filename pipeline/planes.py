@@ -12,6 +12,7 @@ import numpy as np
 from isal import isal_zlib
 from jaxtyping import Float32, Num
 
+from cache_schema.reading import open_regular
 from pipeline.volume import Header, VolumeError, open_inflated, read_header
 
 MAX_PLANE_BYTES: Final = 2**28
@@ -40,7 +41,7 @@ def open_planes(path: Path) -> Iterator[PlaneStream]:
         VolumeError: If the file is damaged as far as it is read, or no volume of three axes.
         OSError: If it cannot be read.
     """
-    with path.open("rb") as raw:
+    with open_regular(path) as raw:
         header = read_header(raw)
         if len(header.shape) != 3:
             raise VolumeError(f"has {len(header.shape)} axes, not 3")

@@ -14,8 +14,8 @@ from uuid import uuid4
 from distributed import Client, KilledWorker, get_worker, wait
 
 from cache_schema.errors import InputError
-from cache_schema.files import PARTIAL_SUFFIX, remove_partials
-from cache_schema.layout import LOG_NAME, MANIFEST_NAME
+from cache_schema.files import PARTIAL_SUFFIX, refuse_links, remove_partials
+from cache_schema.layout import LOG_NAME, MANIFEST_NAME, SHARD_FOLDERS
 from cache_schema.manifest import Manifest, Quarantined, write_manifest
 from cache_schema.targets import require_writable_folder
 from pipeline.assemble import assemble_manifest
@@ -97,13 +97,14 @@ def run_plan(
         What was done.
 
     Raises:
-        InputError: If the folder cannot be written, holds a cache of other options or cases, or is being
-            written by another preparation, the scheduler cannot be reached, or every case was
+        InputError: If the folder cannot be written, holds links or a cache of other options or cases, or is
+            being written by another preparation, the scheduler cannot be reached, or every case was
             quarantined.
     """
     require_writable_folder(cache, "--cache")
     donors = find_donors(reuse, plan.preprocessing) if reuse is not None else {}
     cache.mkdir(parents=True, exist_ok=True)
+    _refuse_links(cache)
     with open_journal(cache) as journal:
         request = request_of_plan(plan)
         if not replace:
@@ -118,12 +119,19 @@ def run_plan(
             reasons = "; ".join(f"{q.case_id}: {q.reason}" for q in manifest.quarantined[:3])
             journal.record("refused", reason="every case was quarantined")
             raise InputError(f"every case was quarantined ({reasons}); see {cache / LOG_NAME}")
+        _refuse_links(cache)
         removed = _remove_stale(cache, manifest)
         _remove_partials(cache)
         write_manifest(cache, manifest)
         num_reused = sum(outcome.reused for outcome in outcomes)
         journal.record("finished", reused=num_reused, removed=removed)
     return RunResult(manifest, num_reused, removed)
+
+
+def _refuse_links(cache: Path) -> None:
+    """Make sure that nothing outside a cache is written or removed through a link inside it."""
+    for name in (LOG_NAME, MANIFEST_NAME, *SHARD_FOLDERS):
+        refuse_links(cache / name)
 
 
 def _refuse_replacing(cache: Path, journal: Journal, request: Request) -> None:
@@ -144,6 +152,11 @@ def _warnings(cache: Path, journal: Journal) -> Iterator[str]:
     """Yield what the user should know before a cache is written to."""
     if not journal.is_guarded:
         yield f"{cache} is on a file system without locks: nothing keeps a second `prep partition` out"
+    if found := journal.foreign_lines():
+        yield (
+            f"{cache / LOG_NAME} has {len(found)} line(s) that are no records, first line {found[0]}; "
+            "they are passed over"
+        )
     if journal.has_older_manifest():
         yield (
             f"the manifest of {cache} is of an earlier version and is written anew; runs that were "
@@ -330,8 +343,9 @@ def _inspect_on_worker(cases: Sequence[Case], geometry: str, topic: str) -> list
 
 def _remove_partials(cache: Path) -> None:
     """Remove what killed workers left behind."""
-    for leftover in cache.rglob(f"shard-*{PARTIAL_SUFFIX}"):
-        leftover.unlink()
+    for folder in SHARD_FOLDERS:
+        for leftover in (cache / folder).rglob(f"shard-*{PARTIAL_SUFFIX}"):
+            leftover.unlink()
     remove_partials(cache)
 
 

@@ -5,6 +5,7 @@ files that are gzip and the reverse.
 """
 
 import gzip
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
+from cache_schema.geometry import MAX_SIDE, MAX_VOXELS
+from cache_schema.reading import open_regular, read_bytes
 from pipeline.file_kind import START_BYTES, is_nifti, is_nifti2, recognise
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -34,6 +37,12 @@ MAX_INFLATION: Final = 1032
 """What deflate can gain at most; a size beyond it comes from a damaged file."""
 COMPRESSION: Final = 2
 """Where time counts; the probabilities of a whole volume are 107 MB, its four modalities 143 MB."""
+SLACK_BYTES: Final = 2**20
+"""What a file may have behind its last voxel."""
+MAX_OFFSET: Final = 2**24
+"""Of the first voxel; before it lie a header and texts."""
+MAX_DAMAGED_BYTES: Final = 2**28
+"""Of a file whose header tells nothing; a volume of BraTS in double precision has a quarter of it."""
 NUMBERS: Final = "biuf"
 """Kinds of voxels that an intensity or a label can be; NIfTI also has colours and complex numbers."""
 
@@ -55,6 +64,7 @@ _PRIVATE: Final = (
 _UNREADABLE: Final[tuple[type[Exception], ...]] = (
     EOFError,
     OSError,
+    OverflowError,
     ValueError,
     isal_zlib.error,  # type: ignore[assignment]  # its stub takes the class for an instance
     nib.filebasedimages.ImageFileError,
@@ -62,6 +72,11 @@ _UNREADABLE: Final[tuple[type[Exception], ...]] = (
     nib.wrapstruct.WrapStructError,
     MemoryError,  # a damaged header may ask for any size
 )
+
+UNREADABLE: Final = "is not a readable NIfTI file"
+
+# What nibabel finds odd about a header is said in our words if it matters.
+nib.imageglobals.logger.setLevel(logging.CRITICAL + 1)
 
 
 class VolumeError(ValueError):
@@ -95,21 +110,21 @@ def decode_nifti(content: bytes) -> Volume:
         VolumeError: If the bytes are truncated, not NIfTI, not three-dimensional, or no real numbers;
             of another kind of file it says which.
     """
+    header = _read_header(BytesIO(content))
+    if header.get_data_dtype().kind not in NUMBERS:
+        name = nib.nifti1.data_type_codes.label[int(header["datatype"])]
+        raise VolumeError(f"has voxels of type {name}, not numbers")
+    most = _count_bytes(header) + SLACK_BYTES
     try:
-        raw = _inflate(content) if content.startswith(GZIP_MAGIC) else content
-        image = _image_class(raw).from_bytes(raw)
-        kind = image.get_data_dtype().kind
-        voxels = _view_voxels(raw, image) if kind in NUMBERS else None
+        raw = _inflate(content, most) if content.startswith(GZIP_MAGIC) else content
+        voxels = _view_voxels(raw, header)
     except _UNREADABLE as error:
         raise VolumeError(_say_unreadable(BytesIO(content), error)) from error
-    if voxels is None:
-        name = nib.nifti1.data_type_codes.label[int(image.header["datatype"])]
-        raise VolumeError(f"has voxels of type {name}, not numbers")
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim != 3:
         raise VolumeError(f"has {voxels.ndim} axes, not 3")
-    return Volume(voxels, _find_affine(image.header))
+    return Volume(voxels, _find_affine(header))
 
 
 def read_affine(content: bytes) -> Float[np.ndarray, "4 4"]:
@@ -127,27 +142,76 @@ def read_affine(content: bytes) -> Float[np.ndarray, "4 4"]:
     return _find_affine(_read_header(BytesIO(content)))
 
 
+def read_file(path: Path) -> bytes:
+    """Read a file that should be a NIfTI volume as it lies on disk; what it holds shows when it is decoded.
+
+    Raises:
+        OSError: If it cannot be read, or is larger than its header tells.
+    """
+    return read_bytes(path, most=_most_bytes(path))
+
+
+def _most_bytes(path: Path) -> int:
+    """Bound a file by its header, without which it is no volume, but its bytes tell damaged files apart."""
+    with open_regular(path) as file:
+        try:
+            return _count_bytes(_read_header(file)) + SLACK_BYTES
+        except _UNREADABLE:
+            return MAX_DAMAGED_BYTES
+
+
 def _find_affine(header: nib.nifti1.Nifti1Header) -> Float[np.ndarray, "4 4"]:
     """Read where voxels lie: the sform, else the qform."""
     if not (header["sform_code"] or header["qform_code"]):
         raise VolumeError(
             "has neither sform nor qform, so nobody knows where its axes point; store one of them"
         )
-    affine = np.asarray(header.get_best_affine(), np.float64)
+    affine = _best_affine(header)
     if not np.isfinite(affine).all():
         raise VolumeError("has no finite affine")
     return affine
 
 
-def _inflate(content: bytes) -> bytes:
-    """Inflate a gzip file, in one go if its last bytes tell the size, as they do for one member."""
+def _best_affine(header: nib.nifti1.Nifti1Header) -> Float[np.ndarray, "4 4"]:
+    try:
+        with np.errstate(all="ignore"):  # of a damaged header nothing is finite
+            return np.asarray(header.get_best_affine(), np.float64)
+    except _UNREADABLE as error:
+        raise VolumeError(f"has no affine ({_one_line(error)})") from error
+
+
+def _count_bytes(header: nib.nifti1.Nifti1Header) -> int:
+    """Count the bytes that a file has up to its last voxel, as its header tells.
+
+    Raises:
+        VolumeError: If it tells of voxels as no scan has them.
+    """
+    shape, offset = header.get_data_shape(), float(header["vox_offset"])
+    num_voxels = math.prod(shape)
+    if not all(0 <= side <= MAX_SIDE for side in shape) or num_voxels > MAX_VOXELS:
+        sides = " x ".join(map(str, shape))
+        raise VolumeError(f"{UNREADABLE} (its header claims {sides} voxels, as no scan has)")
+    if not 0 <= offset <= MAX_OFFSET:  # nor is NaN
+        raise VolumeError(f"{UNREADABLE} (its header claims that voxels begin at byte {offset:g})")
+    size: int = num_voxels * header.get_data_dtype().itemsize
+    return int(offset) + size
+
+
+def _inflate(content: bytes, most: int) -> bytes:
+    """Inflate a gzip file, in one go if its last bytes tell the size, as they do for one member.
+
+    Raises:
+        ValueError: If there are more bytes than there can be; no more are inflated.
+    """
     size = int.from_bytes(content[-4:], "little")
-    if size <= MAX_INFLATION * len(content):
+    if size <= min(most, MAX_INFLATION * len(content)):
         member = isal_zlib.decompressobj(wbits=31)
         raw: bytes = member.decompress(content, size + 1)
         if member.eof and not member.unused_data:
             return raw
-    whole: bytes = igzip.decompress(content)
+    whole: bytes = igzip.IGzipFile(fileobj=BytesIO(content)).read(most + 1)
+    if len(whole) > most:
+        raise ValueError(f"it holds more than the {most:,} bytes that its header tells of")
     return whole
 
 
@@ -168,7 +232,7 @@ def _say_unreadable(file: BufferedIOBase, error: Exception) -> str:
         kind = recognise(open_inflated(file).read(START_BYTES))
     except _UNREADABLE:
         kind = None
-    return f"is not a readable NIfTI file ({f'it is {kind}' if kind else _one_line(error)})"
+    return f"{UNREADABLE} ({f'it is {kind}' if kind else _one_line(error)})"
 
 
 def open_inflated(file: BufferedIOBase) -> BufferedIOBase:
@@ -179,10 +243,10 @@ def open_inflated(file: BufferedIOBase) -> BufferedIOBase:
     return igzip.IGzipFile(fileobj=file) if is_compressed else file
 
 
-def _view_voxels(raw: bytes, image: nib.nifti1.Nifti1Image) -> np.ndarray:
+def _view_voxels(raw: bytes, header: nib.nifti1.Nifti1Header) -> np.ndarray:
     """View the voxels where they lie, without a copy, unless the header asks for scaling."""
-    proxy = image.dataobj
-    if not isinstance(proxy, nib.arrayproxy.ArrayProxy) or (proxy.slope, proxy.inter) != (1, 0):
+    proxy = nib.arrayproxy.ArrayProxy(BytesIO(raw), header)
+    if (proxy.slope, proxy.inter) != (1, 0):
         return np.asanyarray(proxy)
     flat = np.frombuffer(raw, proxy.dtype, math.prod(proxy.shape), proxy.offset)
     return flat.reshape(proxy.shape, order="F")
@@ -218,6 +282,7 @@ def read_header(file: BufferedIOBase) -> Header:
         VolumeError: If the file does not begin like one, or holds no real numbers.
     """
     header = _read_header(file)
+    affine = _best_affine(header)
     try:
         slope, inter = header.get_slope_inter()
         found = Header(
@@ -226,7 +291,7 @@ def read_header(file: BufferedIOBase) -> Header:
             offset=int(header.get_data_offset()),
             slope=1.0 if slope is None else float(slope),
             inter=0.0 if inter is None else float(inter),
-            affine=np.asarray(header.get_best_affine(), np.float64),
+            affine=affine,
             description=bytes(header["descrip"].item()).decode("latin-1"),
         )
     except _UNREADABLE as error:
@@ -302,13 +367,19 @@ def encode_like(source: bytes, voxels: Shaped[np.ndarray, "i j k *plane"], *, ti
 
 
 def _read_header(file: BufferedIOBase) -> nib.nifti1.Nifti1Header:
-    """Read a header of NIfTI-1 or NIfTI-2, without extensions, from the first bytes of a file."""
+    """Read a header of NIfTI-1 or NIfTI-2, without extensions, from the first bytes of a file.
+
+    Raises:
+        VolumeError: If there is none, or it tells of voxels as no scan has them.
+    """
     try:
         start = open_inflated(file).read(START_BYTES)
         kind = _image_class(start).header_class
-        return kind(start[: kind.template_dtype.itemsize])  # type: ignore[no-untyped-call]
+        header = kind(start[: kind.template_dtype.itemsize])  # type: ignore[no-untyped-call]
     except _UNREADABLE as error:
         raise VolumeError(_say_unreadable(file, error)) from error
+    _count_bytes(header)
+    return header
 
 
 def _read_nifti1_header(source: bytes) -> nib.nifti1.Nifti1Header:
@@ -420,11 +491,11 @@ def read_shape(path: Path) -> tuple[int, int, int]:
         VolumeError: If the file does not begin like a NIfTI volume of three axes.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             header = _read_header(file)
         return _brought_shape(header)
     except OSError as error:
-        raise VolumeError(f"{path} is not a readable NIfTI file ({_one_line(error)})") from error
+        raise VolumeError(f"{path} {UNREADABLE} ({_one_line(error)})") from error
     except VolumeError as error:
         raise VolumeError(f"{path} {error}") from error
 

@@ -5,8 +5,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from cache_schema.errors import InputError
 from training.checkpoint import RESUME_NAME, WEIGHTS_NAME
-from training.config import CONFIG_NAME
+from training.config import CONFIG_NAME, read_config
 from training.mlflow_board import ID_NAME
 from training.runlog import LOG_NAME, TENSORBOARD_FOLDER, is_written, read_events
 from training.score_files import EVALUATION_NAME, UNTRAINED_NAME
@@ -35,7 +36,7 @@ def holds_run(folder: Path, *, logs_at_once: bool = False) -> bool:
     if not (folder / CONFIG_NAME).exists():
         return False
     if not (folder / LOG_NAME).exists():
-        return logs_at_once or _has_results(folder)
+        return (logs_at_once and _has_settings(folder)) or _has_results(folder)
     return _has_results(folder) or not _ended_before_a_step(folder)
 
 
@@ -48,12 +49,21 @@ def clear_attempt(folder: Path) -> None:
         (folder / TENSORBOARD_FOLDER).rmdir()
 
 
+def _has_settings(run: Path) -> bool:
+    """Tell whether the settings are whole: a full disk left them empty in earlier releases."""
+    try:
+        read_config(run)
+    except InputError:
+        return False
+    return True
+
+
 def _has_results(run: Path) -> bool:
     return any((run / name).exists() for name in RESULTS)
 
 
 def _ended_before_a_step(run: Path) -> bool:
-    events = read_events(run)
+    events = read_events(run, is_whole=False)  # in doubt it is worth keeping
     if any(_tells_of_a_step(event) for event in events):
         return False
     turns = [event["event"] for event in events if event["event"] in {*STARTS, *ENDS}]

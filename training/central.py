@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,14 +13,21 @@ import torch
 from torch import nn
 
 from cache_schema.errors import InputError
-from training.checkpoint import fill_moments, load_resume, moments_of, save_resume, save_weights
+from training.checkpoint import (
+    fill_moments,
+    fitting,
+    load_resume,
+    moments_of,
+    save_resume,
+    save_weights,
+)
 from training.config import TrainConfig
 from training.data.batches import Example, Pass, make_loader, read_batches
 from training.device import fork_random
 from training.fit import FitResult, Stint, fit, make_optimizer
 from training.runlog import EVERYBODY, Board, ClientRecord, Observer, RoundRecord, RunLog, open_log
 from training.seeds import derive_seed
-from training.session import open_session
+from training.session import Session, open_session
 from training.training_set import plan_batches
 
 TOLD_PER_EPOCH: Final = 20
@@ -54,16 +62,35 @@ def run_central(
         InputError: If the cache or an option cannot be used, `run` is not as it should be, a
             checkpoint cannot be written, or the loss is not finite.
     """
-    session = open_session(config, cache, run, resume=resume)
+    with open_session(config, cache, run, resume=resume) as session:
+        _carry_on(session, config, cache, run, observer, resume=resume, boards=boards)
+
+
+def _carry_on(
+    session: Session,
+    config: TrainConfig,
+    cache: Path,
+    run: Path,
+    observer: Observer,
+    *,
+    resume: bool,
+    boards: Sequence[Board],
+) -> None:
+    """Go through the epochs that are left, from what the run has saved.
+
+    Raises:
+        InputError: If a checkpoint cannot be read or written, or the loss is not finite.
+    """
     model = session.model.to(session.device)
     optimizer = make_optimizer(model, config)
     first_epoch, done, seconds = 1, FitResult(), 0.0
     if resume and (saved := load_resume(run)) is not None:
         groups, position = saved
-        model.load_state_dict(groups["model"])
-        fill_moments(optimizer, groups["optimizer"])
-        first_epoch, done = position["epoch"], _result(position["done"])
-        seconds = position["seconds"]
+        with fitting(run):
+            model.load_state_dict(groups["model"])
+            fill_moments(optimizer, groups["optimizer"])
+            first_epoch, done = index(position["epoch"]), _result(position["done"])
+            seconds = position["seconds"]
         if not done.num_steps:
             save_weights(run, groups["model"], round_number=first_epoch - 1)
     shifts = plan_batches(config, session.dataset, session.least_batch)
@@ -89,6 +116,7 @@ def run_central(
             epoch=first_epoch,
             rounds=config.rounds,
         )
+        log.tell_missing(first_epoch)
         steps = _Steps(log, observer, num_steps, done.num_steps)
         trainer = _Trainer(config, run, model, optimizer, read_batches(loader), steps)
         for epoch in epochs:

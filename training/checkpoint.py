@@ -2,23 +2,28 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from cache_schema.documents import parse_object, reason_of
 from cache_schema.errors import InputError
-from cache_schema.files import write_atomically
+from training.config import CONFIG_NAME, is_of_earlier_release, read_config
+from training.config_history import settings_digest
+from training.tensor_file import read_tensors, write_tensors
 
 WEIGHTS_NAME: Final = "model.safetensors"
 """The network after the last finished round or epoch."""
 
 RESUME_NAME: Final = "resume.safetensors"
 """All that going on needs, in one file: the network, what optimiser or strategy keep, and the position."""
+
+BEGIN_ANEW: Final = "bring the file back, or begin another run"
+"""What to do about a checkpoint that cannot be used."""
 
 
 def save_weights(run: Path, state: Mapping[str, Tensor], *, round_number: int) -> None:
@@ -27,7 +32,7 @@ def save_weights(run: Path, state: Mapping[str, Tensor], *, round_number: int) -
     Raises:
         InputError: If the disk is full or cannot be written; the old weights are still there.
     """
-    _replace(run / WEIGHTS_NAME, state, {"round": str(round_number)})
+    _save(run / WEIGHTS_NAME, state, {"round": str(round_number)})
 
 
 def load_weights(run: Path) -> tuple[dict[str, Tensor], int]:
@@ -39,8 +44,11 @@ def load_weights(run: Path) -> tuple[dict[str, Tensor], int]:
     Raises:
         InputError: If there are none, or the file is damaged.
     """
-    tensors, metadata = _read(run / WEIGHTS_NAME)
-    return tensors, int(metadata["round"])
+    advice = "the run has not finished its first round, or its command with --resume writes the file anew"
+    tensors, metadata = _load(run / WEIGHTS_NAME, "round", advice)
+    if not (number := metadata["round"]).isdecimal():
+        raise InputError(f"{run / WEIGHTS_NAME} was saved after round {number[:20]}; {advice}")
+    return tensors, int(number[:20])
 
 
 def save_resume(
@@ -61,7 +69,7 @@ def save_resume(
         for group, state in groups.items()
         for name, tensor in state.items()
     }
-    _replace(run / RESUME_NAME, tensors, {"position": json.dumps(position)})
+    _save(run / RESUME_NAME, tensors, {"position": json.dumps(position)})
 
 
 def load_resume(run: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
@@ -75,12 +83,42 @@ def load_resume(run: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     """
     if not (run / RESUME_NAME).exists():
         return None
-    tensors, metadata = _read(run / RESUME_NAME)
+    tensors, metadata = _load(run / RESUME_NAME, "position", BEGIN_ANEW)
     groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
-    for name, tensor in tensors.items():
-        group, own_name = name.split("/", maxsplit=1)
-        groups[group][own_name] = tensor
-    return groups, json.loads(metadata["position"])
+    with fitting(run):
+        for name, tensor in tensors.items():
+            group, own_name = name.split("/", maxsplit=1)
+            groups[group][own_name] = tensor
+        return groups, parse_object(metadata["position"])
+
+
+@contextmanager
+def fitting(run: Path) -> Iterator[None]:
+    """Name the checkpoint of a run if what it holds is not what the run needs.
+
+    Raises:
+        InputError: In place of what taking it apart raises.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{run / RESUME_NAME} does not fit the run ({reason_of(error)}); {BEGIN_ANEW}"
+        ) from error
+
+
+def add_digests(run: Path) -> None:
+    """Write the files of a run again that an earlier release wrote without a digest.
+
+    Raises:
+        InputError: If the checkpoint is damaged, or one cannot be written.
+    """
+    if (run / RESUME_NAME).exists():
+        tensors, metadata = _load(run / RESUME_NAME, "position", BEGIN_ANEW)
+        _save(run / RESUME_NAME, tensors, {"position": metadata["position"]})
+    with suppress(InputError):  # the checkpoint holds all that going on needs
+        state, number = load_weights(run)
+        save_weights(run, state, round_number=number)
 
 
 def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -108,7 +146,7 @@ def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: If the disk is full or cannot be written; the old file is still there.
     """
-    _replace(path, state, {"format": "pt"})
+    write_tensors(path, state, {"format": "pt"})
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -117,26 +155,32 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: If it is not there or damaged.
     """
-    return _read(path)[0]
+    return read_tensors(path, "format", is_sealed=False, advice=BEGIN_ANEW)[0]
 
 
-def _replace(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    content = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata
-    )
-    advice = "what was saved before is whole: make room and go on with --resume"
-    write_atomically(path, content, advice=advice)
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    write_tensors(path, tensors, {**metadata, "settings": _settings_of(path.parent)})
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}); the run has not finished its first round, or train again"
-        ) from error
-    if not metadata:
-        raise InputError(f"{path} was not written by this program: it does not tell its round")
+def _load(path: Path, key: str, advice: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a file of a run, of its own settings.
+
+    Raises:
+        InputError: If it is damaged, or that of another run.
+    """
+    run = path.parent
+    is_sealed = (run / CONFIG_NAME).exists() and not is_of_earlier_release(run)
+    tensors, metadata = read_tensors(path, key, is_sealed=is_sealed, advice=advice)
+    own, theirs = _settings_of(run), metadata.get("settings")
+    if own and theirs and own != theirs:
+        raise InputError(f"{path} was written by a run with other settings than {run}; {advice}")
     return tensors, metadata
+
+
+def _settings_of(run: Path) -> str:
+    """Give the digest of what decides a run's weights, or nothing where no settings can be read."""
+    try:
+        config = read_config(run)
+        return settings_digest(config.model_dump(mode="json", exclude={"device", "loader_workers"}))
+    except InputError:
+        return ""

@@ -1,6 +1,5 @@
 """Several networks trained under one budget on one cache, and scored alike."""
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from rich.table import Table
 
+from cache_schema.documents import read_record
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest
 from cache_schema.targets import require_writable_folder
@@ -149,7 +149,7 @@ def _refuse_another_budget(out: Path, budget: Budget) -> None:
     path = out / BUDGET_NAME
     if not path.exists() or not any(is_begun(folder) for folder in out.iterdir()):
         return
-    begun = Budget(**json.loads(path.read_text(encoding="utf-8")))
+    begun = read_record(path, Budget, "bring it back, or give another folder with --out")
     if begun != budget:
         raise InputError(
             f"{out} holds a comparison under {begun.option}, not {budget.option}: give that, or another "

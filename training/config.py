@@ -1,5 +1,6 @@
 """The settings of a training run: frozen, checked at the border, saved with every run."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -8,11 +9,19 @@ from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from cache_schema.documents import read_object
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
+from training.config_history import VERSION_KEY, open_settings, seal_settings
 from training.models.registry import find_network
 
 CONFIG_NAME: Final = "config.json"
+
+DAMAGED: Final = (
+    "bring the file back, or train again: the command without --resume takes the folder if no step of "
+    "the run was finished, another one with --run always"
+)
+"""What to do about settings that cannot be used."""
 
 CENTRAL: Final = "central"
 """Stands where a federated run names its strategy."""
@@ -159,25 +168,43 @@ def write_config(run: Path, config: TrainConfig) -> None:
     Raises:
         InputError: If they cannot be written.
     """
-    write_atomically(run / CONFIG_NAME, config.model_dump_json(indent=1) + "\n")
+    document = seal_settings(config.model_dump(mode="json"))
+    write_atomically(run / CONFIG_NAME, json.dumps(document, indent=1) + "\n")
 
 
 def read_config(run: Path) -> TrainConfig:
-    """Read the settings that a run was made with.
+    """Read the settings that a run was made with; those of an earlier release as it understood them.
 
     Raises:
-        InputError: If the folder is no run, or its settings are not those of this release.
+        InputError: If the folder is no run, or its settings are damaged, incomplete or of a later release.
     """
     path = run / CONFIG_NAME
     try:
-        return TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{run} is not a run: {CONFIG_NAME} cannot be read ({error.strerror}); give the folder "
-            "that `train fed --run` wrote"
-        ) from error
+        settings = open_settings(_read_document(run), TrainConfig.model_fields)
+        return TrainConfig.model_validate_json(json.dumps(settings))
     except ValidationError as error:
-        raise InputError(f"{path} has settings of another release: {describe(error)}") from error
+        raise InputError(f"{path} is damaged: {describe(error)}; {DAMAGED}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}; {DAMAGED}") from error
+
+
+def is_of_earlier_release(run: Path) -> bool:
+    """Tell whether a run's settings are of a version before this one, whose files had no digests.
+
+    Raises:
+        InputError: If they cannot be read.
+    """
+    return VERSION_KEY not in _read_document(run)
+
+
+def _read_document(run: Path) -> dict[str, Any]:
+    path = run / CONFIG_NAME
+    if not path.exists():
+        raise InputError(
+            f"{run} is not a run: it has no {CONFIG_NAME}; give the folder that `train fed` or "
+            "`train central` wrote"
+        )
+    return read_object(path, DAMAGED)
 
 
 def describe(error: ValidationError, strategy: str | None = None) -> str:

@@ -3,13 +3,16 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import torch
+from annotated_types import Ge
 
+from cache_schema.documents import read_record
+from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
 from training.process import STATUS, own_bytes
-from training.runlog import read_rounds
+from training.runlog import LOG_NAME, read_rounds
 
 COST_NAME: Final = "cost.json"
 
@@ -27,17 +30,25 @@ class Cost:
     """
 
     device: str
-    steps: int
-    seconds: float
-    peak_bytes: int | None
+    steps: Annotated[int, Ge(1)]
+    seconds: Annotated[float, Ge(0)]
+    peak_bytes: Annotated[int, Ge(0)] | None
 
 
 def measured_cost(run: Path, device: torch.device) -> Cost:
     """Tell what a run took whose training this process has just finished.
 
     Steps and seconds are of the whole run; where it was resumed, the peak is that of the last process.
+
+    Raises:
+        InputError: If the run's log has lost rounds.
     """
     rounds = read_rounds(run)
+    if [record.round for record in rounds] != list(range(1, len(rounds) + 1)):
+        raise InputError(
+            f"{run / LOG_NAME} lacks rounds, so nobody knows what training took; bring it back, or remove "
+            f"{run} to train again"
+        )
     return Cost(
         device.type,
         sum(client.num_steps for record in rounds for client in record.clients),
@@ -59,8 +70,12 @@ def write_cost(run: Path, cost: Cost) -> None:
 
 
 def read_cost(run: Path) -> Cost | None:
-    """Read what a run took; None if nobody has measured it."""
+    """Read what a run took; None if nobody has measured it.
+
+    Raises:
+        InputError: If the document is damaged.
+    """
     path = run / COST_NAME
     if not path.exists():
         return None
-    return Cost(**json.loads(path.read_text(encoding="utf-8")))
+    return read_record(path, Cost, "remove it, and the same command measures again")

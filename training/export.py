@@ -158,7 +158,10 @@ def export_network(
     """
     model = Probabilities(network).eval()
     form = FORMATS[out.suffix]
-    with reporting(out, advice="choose another --out"), replacing(out) as partial:
+    with (
+        reporting(out, advice="choose another --out"),
+        replacing(out, follows_links=True) as partial,
+    ):
         form.write(partial, _trace(model, patch), metadata)
         shapes = SLICES_TO_CHECK if patch is None else ((1, 4, *patch),)
         difference = largest_difference(model, form.load(partial), shapes)

@@ -1,12 +1,18 @@
 """How evenly a model serves the clients that trained it: its scores on their own training cases."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
+from annotated_types import Ge
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cache_schema.documents import places_of, read_object
+from cache_schema.errors import InputError
+from cache_schema.manifest import Manifest, digest
 from cache_schema.vocabulary import REGIONS
 from training.data import VolumeDataset
 from training.evaluate import CaseDone, evaluate_dataset
@@ -20,6 +26,8 @@ from training.score_files import (
     write_table,
 )
 from training.scores import CaseScore, Evaluation, Scoring, average_dice, describe_scoring
+
+_log = logging.getLogger(__name__)
 
 CLIENTS_PREFIX: Final = "clients-"
 
@@ -73,10 +81,10 @@ def spread_over_clients(clients: Mapping[int, Mapping[str, float]]) -> dict[str,
 
     Mean, deviation and worst over clients are how Li et al. (2020), arXiv:1905.10497, measure fairness.
     """
-    return {key: _spread({c: means[key] for c, means in clients.items()}) for key in DICE_KEYS}
+    return {key: _spread_of({c: means[key] for c, means in clients.items()}) for key in DICE_KEYS}
 
 
-def _spread(dice: Mapping[int, float]) -> Spread | None:
+def _spread_of(dice: Mapping[int, float]) -> Spread | None:
     defined = {client: value for client, value in dice.items() if not np.isnan(value)}
     if not defined:
         return None
@@ -136,6 +144,62 @@ def write_client_evaluation(run: Path, result: ClientEvaluation) -> tuple[Path, 
     write_table(table, ("client", *IDENTITY, *COLUMNS), rows)
     write_document(summary, _document(result))
     return table, summary
+
+
+class _Means(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    cases: Annotated[int, Ge(1)]
+    dice: dict[Literal["ET", "TC", "WT", "mean"], float | None] = Field(min_length=len(DICE_KEYS))
+
+
+class _Spread(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    mean: float
+    standard_deviation: float
+    worst: float
+    worst_client: int
+
+
+class _Document(BaseModel):
+    """What is read of a document; it may say more."""
+
+    model_config = ConfigDict(strict=True)
+
+    convention: str
+    manifest: str
+    postprocess_et: Annotated[int, Ge(0)]
+    round: Annotated[int, Ge(0)]
+    tta: bool
+    clients: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], _Means] = Field(min_length=1)
+    spread: dict[Literal["ET", "TC", "WT", "mean"], _Spread | None] = Field(
+        min_length=len(DICE_KEYS)
+    )
+
+
+def read_client_evaluation(run: Path, manifest: Manifest) -> dict[str, Any] | None:
+    """Read the means of each client that `write_client_evaluation` saved.
+
+    Returns:
+        The document; None if there is none, or it is that of another cache, which is said.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    path = run / f"{CLIENTS_PREFIX}{EVALUATION_NAME}.json"
+    if not path.exists():
+        return None
+    advice = "score the clients again with `train eval --clients`"
+    document = read_object(path, advice)
+    try:
+        _Document.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged: {places_of(error)}; {advice}") from error
+    if document["manifest"] != digest(manifest):
+        _log.warning("%s holds scores on another cache: they are left out", path)
+        return None
+    return document
 
 
 def _document(result: ClientEvaluation) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from socket import gaierror
 from typing import Any, Final, NamedTuple
 
+from cache_schema.documents import read_object
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
 from training.config import read_config
-from training.provenance import PROVENANCE_NAME
+from training.provenance import read_provenance
 from training.runlog import LOG_NAME, LOSS_NAME, Outcome, read_rounds, scalars_of
 
 EXPERIMENT: Final = "fedunetmm"
@@ -153,7 +154,7 @@ class MlflowBoard:
         """Send settings and provenance; MLflow takes the same ones again, and no others."""
         from mlflow.entities import Param, RunTag
 
-        provenance = json.loads((run / PROVENANCE_NAME).read_text(encoding="utf-8"))
+        provenance = read_provenance(run)
         settings = read_config(run).model_dump()
         self._client.log_batch(
             self._run_id,
@@ -211,13 +212,11 @@ class MlflowBoard:
 
 
 def _read_id(run: Path) -> str:
-    path = run / ID_NAME
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["run"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}); remove it to begin another MLflow run"
-        ) from error
+    advice = "remove it to begin another MLflow run"
+    identity = read_object(run / ID_NAME, advice).get("run")
+    if not isinstance(identity, str):
+        raise InputError(f"{run / ID_NAME} does not tell its MLflow run; {advice}")
+    return identity
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

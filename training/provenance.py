@@ -7,8 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cache_schema.documents import places_of, read_object
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
 from cache_schema.leakage import SiteLeakage
@@ -17,6 +18,20 @@ from cache_schema.preprocessing import PreprocessingRecord
 
 PROVENANCE_NAME: Final = "provenance.json"
 PREPROCESSING_NAME: Final = "preprocessing.json"
+
+
+class _Provenance(BaseModel):
+    """What is read of the document; it may say more."""
+
+    model_config = ConfigDict(strict=True)
+
+    manifest: str | None
+    device: str = ""
+    name: str = ""
+    packages: dict[str, str] = {}
+    platform: str = ""
+    python: str = ""
+    sites: dict[str, str] = {}
 
 
 def write_provenance(run: Path, manifest: Manifest, *, device: str) -> None:
@@ -55,14 +70,17 @@ def read_provenance(run: Path) -> dict[str, Any]:
         InputError: If the folder is no run.
     """
     path = run / PROVENANCE_NAME
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+    if not path.exists():
         raise InputError(
-            f"{run} is not a run: {path.name} cannot be read ({reason}); give the folder that "
-            "`train fed --run` wrote"
-        ) from error
+            f"{run} is not a run: {PROVENANCE_NAME} cannot be read (No such file or directory); give the "
+            "folder that `train fed --run` wrote"
+        )
+    advice = "bring the file back, or train again"
+    document = read_object(path, advice)
+    try:
+        _Provenance.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged: {places_of(error)}; {advice}") from error
     return document
 
 
@@ -79,16 +97,17 @@ def read_preprocessing(run: Path) -> PreprocessingRecord:
         InputError: If the run does not say so, or not as this release does.
     """
     path = run / PREPROCESSING_NAME
-    try:
-        return PreprocessingRecord.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise InputError(
             f"{run} has no {PREPROCESSING_NAME}, which tells how to prepare a case: an earlier release "
             "began it; the command that trained it, with --resume, adds the file"
-        ) from None
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} cannot be read ({reason}); add it again with --resume") from error
+        )
+    advice = "add it again with --resume"
+    document = read_object(path, advice)
+    try:
+        return PreprocessingRecord.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise InputError(f"{path} cannot be read ({places_of(error)}); {advice}") from error
 
 
 def _write(run: Path, **identity: Any) -> None:  # noqa: ANN401 - any JSON

@@ -2,17 +2,26 @@
 
 import fcntl
 import json
+import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from torch.utils.tensorboard import SummaryWriter
 
 from cache_schema.errors import InputError
+from cache_schema.files import reporting
+from cache_schema.locks import lock_file
+from cache_schema.reading import open_regular, open_to_append
+from training.log_lines import read_lines
+
+_log = logging.getLogger(__name__)
 
 EVERYBODY: Final = -1
 """Stands for all clients together where there is no federation."""
@@ -88,10 +97,14 @@ class RoundRecord:
         """Bytes that travelled in this round and those before, both ways."""
         return self.total_bytes_received + self.total_bytes_sent
 
+    def dice_of(self, region: str) -> float:
+        """Give the Dice of one region; NaN in a log that does not tell it."""
+        return self.dice.get(region, math.nan)
+
     @property
     def mean_dice(self) -> float:
         """Plain mean over the regions, of augmented training batches."""
-        return sum(self.dice.values()) / len(self.dice)
+        return sum(self.dice.values()) / len(self.dice) if self.dice else math.nan
 
 
 @runtime_checkable
@@ -157,13 +170,23 @@ class RunLog:
     """Writes the log of a run, and shows its scalars on boards."""
 
     def __init__(self, run: Path) -> None:
-        """Open a log for appending; it is complete up to the last round whenever it is read."""
+        """Open a log for appending; it is complete up to the last round whenever it is read.
+
+        Raises:
+            InputError: If another process has it open.
+        """
         self._run = run
         self._boards: list[Board] = []
-        self._file = (run / LOG_NAME).open("a", encoding="utf-8")
-        with suppress(OSError):  # held until the process ends, however it does; see `is_written`
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if self._file.tell() and not (run / LOG_NAME).read_bytes().endswith(b"\n"):
+        with reporting(run / LOG_NAME):
+            self._file = open_to_append(run / LOG_NAME)
+        # Held until the process ends, however it does: see `is_written`, and earlier releases had no
+        # other lock.
+        try:
+            lock_file(self._file, f"another `train` writes to {run}; wait for it, or stop it")
+        except InputError:
+            self._file.close()
+            raise
+        if self._file.tell() and not _ends_with_newline(run / LOG_NAME):
             self._file.write("\n")  # a kill cut the last line short; the next one starts afresh
         self._rounds = {record.round: record for record in read_rounds(run)}
 
@@ -181,6 +204,19 @@ class RunLog:
     def rounds_before(self, number: int) -> tuple[RoundRecord, ...]:
         """Return the rounds before one, in order, those that an earlier start has logged too."""
         return tuple(self._rounds[k] for k in sorted(self._rounds) if k < number)
+
+    def tell_missing(self, number: int) -> None:
+        """Say which rounds before one the log has lost, before more are written to it."""
+        found = {record.round for record in self.rounds_before(number)}
+        missing = [str(k) for k in range(1, number) if k not in found]
+        if missing:
+            _log.warning(
+                "%s lacks %d rounds before round %d (first %s): bytes so far count the others alone",
+                self._run / LOG_NAME,
+                len(missing),
+                number,
+                missing[0],
+            )
 
     def round_done(self, record: RoundRecord) -> RoundRecord:
         """Write one round, to the log first, and to every board.
@@ -214,6 +250,12 @@ class RunLog:
                     self.record("unsent", problem=problem)
 
 
+def _ends_with_newline(path: Path) -> bool:
+    with open_regular(path) as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
 @contextmanager
 def open_log(run: Path, boards: Sequence[Board] = ()) -> Iterator[RunLog]:
     """Open a run's log and close it whatever happens.
@@ -243,7 +285,7 @@ def open_log(run: Path, boards: Sequence[Board] = ()) -> Iterator[RunLog]:
 def is_written(run: Path) -> bool:
     """Tell whether a process has the log of a run open, or may have: not every file system knows locks."""
     try:
-        with (run / LOG_NAME).open("rb") as file:
+        with open_regular(run / LOG_NAME) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
@@ -263,22 +305,33 @@ def scalars_of(record: RoundRecord) -> dict[str, float]:
     return scalars | {f"strategy/{name}": value for name, value in record.figures.items()}
 
 
-def read_events(run: Path) -> tuple[dict[str, Any], ...]:
-    """Read a run's log, also while it is written: a line that is not whole is left out.
+def read_events(run: Path, *, is_whole: bool = True) -> tuple[dict[str, Any], ...]:
+    """Read a run's log, also while it is written: what is no record is left out, and said once.
+
+    Args:
+        run: Its folder.
+        is_whole: See `training.log_lines.read_lines`.
 
     Raises:
         InputError: If the folder has no log.
     """
     path = run / LOG_NAME
     try:
-        lines = path.read_bytes().splitlines()  # a cut may go through a character
+        events, num_skipped = read_lines(path, is_whole=is_whole)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); is {run} a run?") from error
-    events = []
-    for line in lines:
-        with suppress(ValueError):
-            events.append(json.loads(line))
-    return tuple(events)
+    if num_skipped:
+        _tell_skipped(path)
+    return events
+
+
+@cache
+def _tell_skipped(path: Path) -> None:
+    """Say once what a log holds besides records."""
+    _log.warning(
+        "%s has lines that are no records, such as a kill or a full disk leaves: they are skipped",
+        path,
+    )
 
 
 def read_rounds(run: Path) -> tuple[RoundRecord, ...]:
@@ -297,10 +350,10 @@ def rounds_of(events: Sequence[dict[str, Any]]) -> tuple[RoundRecord, ...]:
 
 
 def _round(event: dict[str, Any]) -> RoundRecord:
+    names = (each.name for each in fields(RoundRecord))
+    said = {name: event[name] for name in names if name in event}
     clients = tuple(ClientRecord(**client) for client in event["clients"])
-    own = {name: event[name] for name in ("round", "loss", "dice", "seconds", "figures")}
-    totals = {name: event.get(name, 0) for name in ("total_bytes_received", "total_bytes_sent")}
-    return RoundRecord(**own, **totals, clients=clients, absent=tuple(event["absent"]))
+    return RoundRecord(**{**said, "clients": clients, "absent": tuple(event["absent"])})
 
 
 def first_round_at(rounds: Sequence[RoundRecord], dice: float) -> int | None:

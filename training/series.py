@@ -71,8 +71,16 @@ def finished_evaluation(
         scores: Folder of the scores, if that is another one.
         tta: Whether they must have been made with flips.
     """
-    evaluation = load_evaluation(scores or run, manifest) if is_begun(run) else None
+    evaluation = _saved_evaluation(scores or run, manifest) if is_begun(run) else None
     if evaluation is None or read_config(run) != config:
         return None
     asked = (DEFAULT_CONVENTION, tta, 0)
     return evaluation if (evaluation.rules, evaluation.round) == (asked, config.rounds) else None
+
+
+def _saved_evaluation(folder: Path, manifest: Manifest) -> Evaluation | None:
+    """Read the scores of a folder; those that are damaged are none, and made again."""
+    try:
+        return load_evaluation(folder, manifest)
+    except InputError:
+        return None

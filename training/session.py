@@ -1,19 +1,24 @@
 """What every kind of training starts from: the network, its data, and a run's folder, new or resumed."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import nn
 
 from cache_schema.errors import InputError
-from cache_schema.files import remove_partials
-from cache_schema.manifest import read_manifest
+from cache_schema.files import refuse_links, remove_partials, reporting
+from cache_schema.locks import holding
+from cache_schema.manifest import Manifest, read_manifest
 from cache_schema.preprocessing import PreprocessingRecord, record_preprocessing
 from cache_schema.targets import require_writable_folder
 from training.attempt import clear_attempt, holds_run
-from training.config import TrainConfig, option_of, read_config, write_config
+from training.checkpoint import add_digests
+from training.config import TrainConfig, is_of_earlier_release, option_of, read_config, write_config
 from training.data.batches import TrainingSet
 from training.device import (
     choose_device,
@@ -30,7 +35,13 @@ from training.provenance import (
     write_provenance,
     write_remote_provenance,
 )
+from training.runlog import LOG_NAME, TENSORBOARD_FOLDER
 from training.training_set import open_training_set, require_company
+
+LOCK_NAME: Final = "run.lock"
+"""Of a run: whoever trains in its folder holds the lock of this file, which stays there."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ class Session:
         return self.devices[0]
 
 
+@contextmanager
 def open_session(
     config: TrainConfig,
     cache: Path,
@@ -64,8 +76,10 @@ def open_session(
     *,
     resume: bool,
     devices: Sequence[torch.device] = (),
-) -> Session:
+) -> Iterator[Session]:
     """Build what training needs, and make the run's folder last, when nothing can be wrong any more.
+
+    The run is held until the block ends: nobody else trains in its folder.
 
     Args:
         config: Of the run; saved with it.
@@ -78,33 +92,74 @@ def open_session(
         InputError: If the cache or an option cannot be used, or `run` is not as it should be.
     """
     devices = devices or (choose_device(config.device),)
-    device = devices[0]
     manifest = read_manifest(cache)
+    _refuse_links(run)
     if resume:
         _require_same_settings(config, run)
         require_same_cache(run, cache, manifest)
-        remove_partials(run)
-    else:
-        require_no_run(run)
-    keep_freed_memory(device)
+        with holding_run(run):
+            _tidy(run)
+            session = _build(config, cache, manifest, devices)
+            write_preprocessing(run, record_preprocessing(manifest))  # earlier releases lack it
+            yield session
+        return
+    require_no_run(run)
+    session = _build(config, cache, manifest, devices)
+    with _new_run(run):
+        write_provenance(run, manifest, device=",".join(map(str, devices)))
+        write_preprocessing(run, record_preprocessing(manifest))
+        write_config(run, config)
+        yield session
+
+
+def _build(
+    config: TrainConfig, cache: Path, manifest: Manifest, devices: Sequence[torch.device]
+) -> Session:
+    """Build the network and open its examples.
+
+    Raises:
+        InputError: If the cache or an option cannot be used.
+    """
+    keep_freed_memory(devices[0])
     model = initial_model(config)
     least_batch = smallest_batch(model, config)
-    compile_where_it_pays(model, config.compile, device)
+    compile_where_it_pays(model, config.compile, devices[0])
     dataset = open_training_set(config, cache, manifest)
     members = [k for k in range(manifest.options.clients) if dataset.count((k,))]
     if not members:
         raise InputError(f"{cache} has no training slices with --slices {config.slices}")
     require_company(config, dataset, members, least_batch)
-    if not resume:
-        run.mkdir(parents=True, exist_ok=True)
-        clear_attempt(run)
-        write_provenance(run, manifest, device=",".join(map(str, devices)))
-    write_preprocessing(run, record_preprocessing(manifest))  # runs of earlier releases lack it
-    if not resume:
-        write_config(run, config)
     return Session(model, devices, dataset, members, least_batch)
 
 
+@contextmanager
+def holding_run(run: Path) -> Iterator[None]:
+    """Hold a run's folder through a block, so that no two processes ever train in it.
+
+    Raises:
+        InputError: If another process does.
+    """
+    refusal = f"another `train` writes to {run}; wait for it, or stop it"
+    with holding(run / LOCK_NAME, refusal) as is_guarded:
+        if not is_guarded:
+            _log.warning(
+                "%s is on a file system without locks: let no other `train` write to it", run
+            )
+        yield
+
+
+@contextmanager
+def _new_run(run: Path, *, logs_at_once: bool = False) -> Iterator[None]:
+    """Make the folder of a new run, empty of an attempt before it, and hold it through a block."""
+    with reporting(run, option="--run"):
+        run.mkdir(parents=True, exist_ok=True)
+    with holding_run(run):
+        require_no_run(run, logs_at_once=logs_at_once)  # another may have been quicker
+        clear_attempt(run)
+        yield
+
+
+@contextmanager
 def open_remote_run(
     config: TrainConfig,
     run: Path,
@@ -113,8 +168,10 @@ def open_remote_run(
     sites: Mapping[int, str],
     preprocessing: PreprocessingRecord,
     resume: bool,
-) -> None:
+) -> Iterator[None]:
     """Make the folder of a run whose clients train at their own places, or find the one to go on with.
+
+    The run is held until the block ends: nobody else trains in its folder.
 
     Args:
         config: Of the run; saved with it.
@@ -127,6 +184,7 @@ def open_remote_run(
     Raises:
         InputError: If `run` is not as it should be, or its clients have other data now.
     """
+    _refuse_links(run)
     if resume:
         _require_same_settings(config, run)
         saved = read_provenance(run).get("sites")
@@ -135,15 +193,30 @@ def open_remote_run(
             raise InputError(
                 f"{run} was begun by other clients or with other data: {saved}, not {given}"
             )
-        remove_partials(run)
-        write_preprocessing(run, preprocessing)
+        with holding_run(run):
+            _tidy(run)
+            write_preprocessing(run, preprocessing)
+            yield
         return
     require_no_run(run, logs_at_once=True)
-    run.mkdir(parents=True, exist_ok=True)
-    clear_attempt(run)
-    write_remote_provenance(run, name=name, sites=sites)
-    write_preprocessing(run, preprocessing)
-    write_config(run, config)
+    with _new_run(run, logs_at_once=True):
+        write_remote_provenance(run, name=name, sites=sites)
+        write_preprocessing(run, preprocessing)
+        write_config(run, config)
+        yield
+
+
+def _tidy(run: Path) -> None:
+    """Remove what a kill left in a run's folder, and bring what an earlier release wrote up to date.
+
+    Raises:
+        InputError: If a file is damaged, or cannot be written.
+    """
+    remove_partials(run)
+    if is_of_earlier_release(run):
+        add_digests(run)
+        write_config(run, read_config(run))
+        _log.warning("%s was begun by an earlier release: its files have digests from now on", run)
 
 
 def require_no_run(run: Path, *, logs_at_once: bool = False) -> None:
@@ -163,6 +236,12 @@ def require_no_run(run: Path, *, logs_at_once: bool = False) -> None:
             f"{run} holds a run already; go on with it with --resume, give another folder with --run, "
             "or remove it"
         )
+
+
+def _refuse_links(run: Path) -> None:
+    """Make sure that nothing outside a run is written or removed through a link inside it."""
+    for name in (LOG_NAME, TENSORBOARD_FOLDER):
+        refuse_links(run / name)
 
 
 def _require_same_settings(config: TrainConfig, run: Path) -> None:

@@ -104,11 +104,11 @@ def state_of(events: Sequence[dict[str, Any]], now: float) -> RunState:
             run look more alive than it is.
     """
     rounds = rounds_of(events)
-    num_rounds = _last(events, "rounds")
+    num_rounds = next((e["rounds"] for e in reversed(events) if "rounds" in e), None)
     silent_s = max(now - events[-1]["time"], 0.0) if events else 0.0
     status = _status(events, silent_s)
     progress = None if status in ENDS else _progress(events)
-    resumed = tuple(int(e.get("round") or e["epoch"]) for e in events if e["event"] == "resumed")
+    resumed = tuple(e.get("round") or e.get("epoch", 1) for e in events if e["event"] == "resumed")
     return RunState(
         status=status,
         num_rounds=num_rounds,
@@ -119,10 +119,6 @@ def state_of(events: Sequence[dict[str, Any]], now: float) -> RunState:
         eta_s=_eta_s(num_rounds, rounds, progress, now) if status == "running" else None,
         problem=_problem(events),
     )
-
-
-def _last(events: Sequence[dict[str, Any]], key: str) -> Any:  # noqa: ANN401 - any JSON
-    return next((event[key] for event in reversed(events) if key in event), None)
 
 
 def _latest_start(events: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
@@ -281,7 +277,7 @@ def _curves(rounds: Sequence[RoundRecord]) -> Table:
     losses = [record.loss for record in rounds]
     grid.add_row("loss", sparkline(losses), f"{losses[-1]:.4f}")
     for region in REGIONS:
-        values = [record.dice[region] for record in rounds]
+        values = [record.dice_of(region) for record in rounds]
         grid.add_row(f"Dice {region}", sparkline(values, 0.0, 1.0), f"{values[-1]:.3f}")
     return grid
 
@@ -315,7 +311,7 @@ def _table(state: RunState) -> Table:
             _numbers(record.absent),
             _numbers(refused),
             f"{record.loss:.4f}",
-            *(f"{record.dice[region]:.3f}" for region in REGIONS),
+            *(f"{record.dice_of(region):.3f}" for region in REGIONS),
             decimal(record.num_bytes) if record.num_bytes else "",
             f"{record.seconds:.1f}",
         )

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from cache_schema.errors import InputError
-from cache_schema.files import remove_partials, replacing, reporting, write_atomically
+from cache_schema.files import (
+    refuse_links,
+    remove_partials,
+    replacing,
+    reporting,
+    write_atomically,
+)
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -114,7 +120,7 @@ def test_links_under_names_of_earlier_releases_are_not_followed(tmp_path):
 def test_a_link_to_an_older_file_stays_a_link(tmp_path):
     (tmp_path / "old.html").write_text("old")
     (tmp_path / "latest.html").symlink_to("old.html")
-    write_atomically(tmp_path / "latest.html", "new")
+    write_atomically(tmp_path / "latest.html", "new", option="--html")
     assert (tmp_path / "latest.html").is_symlink()
     assert (tmp_path / "old.html").read_text() == "new"
 
@@ -122,7 +128,7 @@ def test_a_link_to_an_older_file_stays_a_link(tmp_path):
 def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    write_atomically(tmp_path / "pipe", "new")
+    write_atomically(tmp_path / "pipe", "new", option="--json")
     assert os.read(reader, 10) == b"new"
     os.close(reader)
     assert (tmp_path / "pipe").is_fifo()
@@ -170,3 +176,34 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     remove_partials(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"notes.partial", ".notes.partial", ".Dataset501_BraTS.partial"}
+
+
+def test_a_link_in_a_folder_of_ours_gives_way_to_the_file_and_leads_nowhere(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "victim").chmod(0o600)
+    (tmp_path / "model.bin").symlink_to("victim")
+    write_atomically(tmp_path / "model.bin", "new")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert not (tmp_path / "model.bin").is_symlink()
+    assert (tmp_path / "model.bin").read_text() == "new"
+
+
+def test_a_pipe_in_a_folder_of_ours_gives_way_without_waiting_for_its_reader(tmp_path):
+    os.mkfifo(tmp_path / "model.bin")
+    write_atomically(tmp_path / "model.bin", "new")
+    assert (tmp_path / "model.bin").read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["clients", "clients/client-00", "clients/client-00/shard-000.h5"])
+def test_a_link_at_any_depth_is_refused_by_name(name, tmp_path):
+    (tmp_path / "cache" / name).parent.mkdir(parents=True)
+    (tmp_path / "cache" / name).symlink_to(tmp_path)
+    with pytest.raises(InputError, match=f"{name} is a link"):
+        refuse_links(tmp_path / "cache" / "clients")
+    refuse_links(tmp_path / "cache" / "test")
+
+
+def test_a_link_above_the_place_is_the_users_own(tmp_path):
+    (tmp_path / "disk" / "clients").mkdir(parents=True)
+    (tmp_path / "cache").symlink_to("disk")
+    refuse_links(tmp_path / "cache" / "clients")

@@ -1,6 +1,7 @@
 """The manifest: deterministic, complete, and every problem told at once with its place."""
 
 import json
+import os
 import re
 
 import pytest
@@ -329,3 +330,75 @@ def test_leakage_counts_people_once_in_all_and_once_in_each_cohort():
         for cohort, found in leakage.cohorts.items()
     }
     assert numbers == {"brats2018": (2, 1), "brats2019": (1, 1)}
+
+
+HOSTILE = ("../../../escaped", "/tmp/escaped", "a/../../b", "a\\b", "a\0b", "..", "a" * 5_000_000)
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: name[:8])
+@pytest.mark.parametrize("field", ["case_id", "patient_id", "site", "shard"])
+def test_a_name_that_leads_out_of_a_folder_is_refused_in_a_short_line(field, name, document, read):
+    document["cases"][0][field] = name
+    with pytest.raises(InputError, match=r"manifest\.json has") as caught:
+        read(document)
+    assert len(str(caught.value)) < 3000
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: name[:8])
+def test_a_shard_that_does_not_lie_where_shards_lie_is_refused(name, document, read):
+    old = document["shards"][0]["path"]
+    document["shards"][0]["path"] = name
+    for case in document["cases"]:
+        case["shard"] = name if case["shard"] == old else case["shard"]
+    with pytest.raises(InputError, match="not where shards lie inside the cache: "):
+        read(document)
+
+
+@pytest.mark.parametrize("part", ["quarantined", "superseded", "repairs"])
+def test_names_of_cases_that_are_not_stored_are_looked_at_too(part, document, read):
+    entries = {
+        "quarantined": {"case_id": "../x", "cohort": "brats2018", "reason": "", "key": None},
+        "superseded": {"case_id": "../x", "cohort": "brats2018", "patient_id": "P"},
+        "repairs": {"case_id": "../x", "action": ""},
+    }
+    document[part] = [entries[part]]
+    with pytest.raises(InputError, match=rf"{part}\.0\.case_id: .*is no name"):
+        read(document)
+
+
+def test_a_manifest_with_a_million_problems_names_the_first(document, read):
+    document["repairs"] = [{"action": 1}] * 100_000
+    with pytest.raises(
+        InputError, match=r"has 200000 problems: repairs\.0\.case_id.*\.\.\."
+    ) as caught:
+        read(document)
+    assert len(str(caught.value)) < 10_000
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "1" * 5000, '{"schema_version": ' + "9" * 5000 + "}"]
+)
+def test_json_beyond_all_measure_is_refused(text, tmp_path):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match="is not JSON"):
+        read_manifest(tmp_path)
+
+
+def test_a_version_of_a_megabyte_is_told_in_a_short_line(document, read):
+    document["schema_version"] = "9" * 10**6
+    with pytest.raises(InputError, match="has schema version 999") as caught:
+        read(document)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_pipe_or_a_file_of_50_gb_in_place_of_the_manifest_is_refused(tmp_path):
+    for name in ("pipe", "large"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "pipe" / "manifest.json")
+    with pytest.raises(InputError, match=r"cannot be read \(it is a pipe, not a file\)"):
+        read_manifest(tmp_path / "pipe")
+    with (tmp_path / "large" / "manifest.json").open("wb") as file:
+        file.truncate(50 * 10**9)
+    with pytest.raises(InputError, match="larger than"):
+        read_manifest(tmp_path / "large")

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -465,3 +466,95 @@ def test_the_digest_is_that_of_sha256sum(tmp_path):
     assert digest(tmp_path / "abc") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
     )
+
+
+def change(path, name: str, value) -> None:
+    """Replace one value of the first case, or of all."""
+    with h5py.File(path, "r+") as file:
+        file["cases"][name][0] = value
+
+
+@pytest.mark.parametrize("column", ["case_id", "patient_id", "site"])
+@pytest.mark.parametrize("name", ["../../escaped", "a\nb", "x" * 5_000_000])
+def test_a_name_that_is_none_is_refused_with_its_column(column, name, path):
+    change(path, column, name)
+    with (
+        ShardReader(path) as reader,
+        pytest.raises(InputError, match=f"{column}: is no name") as caught,
+    ):
+        reader.cases()
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("shape", [(2**40, 1, 1), (4096, 4096, 4096), (0, 9, 155), (-6, -9, 155)])
+def test_a_volume_that_no_memory_holds_is_refused(shape, path):
+    change(path, "shape", shape)
+    with ShardReader(path) as reader, pytest.raises(InputError, match="claims a volume of"):
+        reader.cases()
+
+
+def replace_dataset(path, name: str, shape: tuple[int, ...], dtype, **options) -> None:
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file.create_dataset(name, shape, dtype, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "problem"),
+    [
+        ("z", (10**12,), np.int32, r"z is int32 \(1000000000000,\), not int32 \(5,\)"),
+        ("checksum", (5, 10**9), np.uint32, "checksum is uint32"),
+        ("label_voxels", (5,), np.dtype((np.int32, (3,))), "label_voxels is"),
+        ("case_index", (5,), "S100000000", "case_index is"),
+        ("image", (5, 4, 10**5, 10**5), np.float16, "image is float16"),
+        ("image", (5, 4, 6, 10), np.float64, "image is float64"),
+        ("label", (10**12, 6, 10), np.uint8, "claims 1000000000000 slices in a file of"),
+        ("label", (5, 10**5, 10**5), np.uint8, "claims slices of"),
+        ("label", (5, 60), np.uint8, "claims slices of"),
+        ("cases/affine", (10**11, 4, 4), np.float64, "cases/affine is float64"),
+        ("cases/case_id", (10**10,), h5py.string_dtype(), "claims 10000000000 cases of 5 slices"),
+        ("cases/site", (2,), "S1000000000", "cases/site is no column of 2 texts"),
+        ("cases/site", (2,), np.int64, "cases/site is no column of 2 texts"),
+    ],
+)
+def test_a_dataset_that_claims_more_than_the_file_holds_is_refused(
+    name, shape, dtype, problem, path
+):
+    options = (
+        {"chunks": (1, *shape[1:])} if np.prod(shape) < 10**9 else {"chunks": (1,) * len(shape)}
+    )
+    replace_dataset(path, name, shape, dtype, **options)
+    tracemalloc.start()
+    with ShardReader(path) as reader, pytest.raises(InputError, match=problem):
+        reader.cases()
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_a_pipe_in_place_of_a_shard_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "shard-000.h5")
+    with (
+        ShardReader(tmp_path / "shard-000.h5") as reader,
+        pytest.raises(InputError, match="a pipe"),
+    ):
+        reader.cases()
+
+
+def test_a_link_in_place_of_the_unfinished_shard_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    path = tmp_path / "shard-000.h5"
+    path.with_name(f"shard-000.h5.{os.getpid()}.partial").symlink_to(victim)
+    write(path)
+    assert victim.read_text() == "mine"
+    assert {each.name for each in tmp_path.iterdir()} == {"victim", "shard-000.h5"}
+    assert not path.is_symlink()
+
+
+def test_a_link_in_place_of_the_shard_is_replaced_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    path = tmp_path / "shard-000.h5"
+    path.symlink_to("victim")
+    write(path)
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert not path.is_symlink()

@@ -128,3 +128,17 @@ def test_a_pipe_is_refused_and_nobody_waits_for_its_writer(tmp_path):
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(InputError, match=r"t\.csv cannot be read: it is a pipe, not a file"):
         read_table(tmp_path / "t.csv")
+
+
+def test_a_pipe_a_sparse_file_and_an_endless_cell_are_refused_by_name(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "sparse.csv").touch()
+    os.truncate(tmp_path / "sparse.csv", 50 * 10**9)
+    write(tmp_path / "cell.csv", "A,B\n" + "x" * 200_000 + ",1\n")
+    for name, message in (
+        ("pipe", "it is a pipe"),
+        ("sparse", "it is larger than"),
+        ("cell", "field larger than field limit"),
+    ):
+        with pytest.raises(InputError, match=rf"{name}\.csv cannot be read.*{message}"):
+            read_table(tmp_path / f"{name}.csv")

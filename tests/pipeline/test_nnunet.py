@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -405,3 +406,32 @@ def test_a_shard_without_its_case_is_named(cache_copy, tmp_path):
     with pytest.raises(InputError, match=rf"{second} does not hold .*; run `prep verify`"):
         export_nnunet(cache_copy, tmp_path / NAME)
     assert not (tmp_path / NAME).exists()
+
+
+@pytest.mark.parametrize("name", ["../../../escaped", "/tmp/escaped", "a/b"])
+def test_a_case_id_that_is_a_path_writes_nothing_anywhere(name, cache_copy, tmp_path):
+    document = json.loads((cache_copy / "manifest.json").read_text())
+    (case, *_) = (case for case in document["cases"] if case["split"] == "train")
+    with h5py.File(cache_copy / case["shard"], "r+") as shard:
+        names = shard["cases/case_id"]
+        row = names.asstr()[:].tolist().index(case["case_id"])
+        names[row] = name
+    case["case_id"] = name
+    (cache_copy / "manifest.json").write_text(json.dumps(document))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"case_id: .*is no name"):
+        export_nnunet(cache_copy, tmp_path / "out" / NAME)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("place", ["", "imagesTr"])
+def test_an_unfinished_export_that_leads_elsewhere_is_not_gone_on_with(
+    place, small_cache, tmp_path
+):
+    (tmp_path / "outside").mkdir()
+    link = tmp_path / f".{NAME}.partial" / place
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="is a link"):
+        export_nnunet(small_cache, tmp_path / NAME)
+    assert list((tmp_path / "outside").iterdir()) == []

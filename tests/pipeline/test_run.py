@@ -8,11 +8,10 @@ import os
 import re
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -357,6 +356,81 @@ def test_files_that_are_not_ours_are_left_alone(run, small_plan, cache_copy):
     assert (cache_copy / "clients" / "client-00" / "notes.partial").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["clients", "test", "clients/client-07", "test/brats2018"])
+def test_a_folder_that_leads_out_of_the_cache_is_refused_and_nothing_there_is_removed(
+    name, small_plan, cache_copy, tmp_path
+):
+    outside = tmp_path / "outside"
+    for folder in ("", "client-09", "brats2018"):
+        (outside / folder).mkdir(exist_ok=True)
+        (outside / folder / "shard-999.h5").write_text("mine")
+        (outside / folder / "shard-000.h5.1.partial").write_text("mine")
+    before = all_bytes(outside)
+    if (cache_copy / name).exists():
+        (cache_copy / name).rename(tmp_path / "put aside")
+    (cache_copy / name).symlink_to(outside)
+    with pytest.raises(InputError, match=f"{name} is a link"):
+        run_plan(small_plan, cache_copy, Listener(), scheduler="tcp://nobody")
+    assert all_bytes(outside) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "prep.log.jsonl", "clients/client-00/shard-000.h5"]
+)
+def test_a_file_that_leads_out_of_the_cache_is_refused_and_left_as_it_is(
+    name, small_plan, cache_copy, tmp_path
+):
+    (cache_copy / name).unlink(missing_ok=True)
+    (tmp_path / "victim").write_text("mine")
+    (cache_copy / name).symlink_to(tmp_path / "victim")
+    with pytest.raises(InputError, match=f"{name} is a link"):
+        run_plan(small_plan, cache_copy, Listener(), scheduler="tcp://nobody", replace=True)
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_cache_that_is_itself_a_link_is_the_users_own(run, small_plan, small_cache, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "cache").symlink_to("disk")
+    run(small_plan, tmp_path / "cache")
+    assert all_bytes(tmp_path / "disk") == all_bytes(small_cache)
+
+
+def test_lines_of_the_log_that_are_no_records_are_passed_over_and_told_of_once(
+    run, small_plan, small_cache, cache_copy
+):
+    with open_journal(cache_copy) as journal:
+        journal.record("shard", path="a.h5", sha256="a")
+    with (cache_copy / "prep.log.jsonl").open("ab") as file:
+        file.write(b"\xff\n123\n{}\n")
+    told: list[str] = []
+    result = run(small_plan, cache_copy, warn=told.append)
+    assert result.num_reused == len(small_plan.shards)
+    assert all_bytes(cache_copy) == all_bytes(small_cache)
+    log = cache_copy / "prep.log.jsonl"
+    assert len(told) == 1
+    assert told[0].startswith(f"{log} has 3 line(s) that are no records, first line 2")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "bomb", "sparse"])
+def test_a_file_that_no_scan_is_quarantines_its_case_with_a_line(kind, run, small_plan, tmp_path):
+    path = tmp_path / "t1.nii.gz"
+    header = nib.Nifti1Image(np.zeros((1, 1, 1), np.int16), np.eye(4)).to_bytes()[:352]
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "bomb":
+        path.write_bytes(gzip.compress(header + bytes(10**8), 1))
+    else:
+        path.write_bytes(header)
+        os.truncate(path, 50 * 10**9)
+    case = small_plan.shards[0].cases[1]
+    manifest = run(with_case(small_plan, with_file(case, "t1", path)), tmp_path / "cache").manifest
+    (lost,) = manifest.quarantined
+    expected = {"pipe": "it is a pipe", "bomb": "it holds more than", "sparse": "it is larger than"}
+    assert lost.case_id == case.case_id
+    assert expected[kind] in lost.reason
+    assert not lost.reason.startswith("KilledWorker")
+
+
 def as_version_1(cache):
     """Makes a cache's manifest that of an earlier release, which did not say what is synthetic."""
     manifest = read_manifest(cache)
@@ -417,42 +491,6 @@ def test_the_manifest_of_before_is_gone_while_shards_change(scheduler, small_pla
     assert (cache_copy / "manifest.json").exists()
 
 
-@pytest.fixture(scope="module")
-def after_kill(scheduler, small_plan, tmp_path_factory) -> Path:
-    """A cache one of whose workers was killed in the middle of a shard.
-
-    A named pipe in place of a source file holds the worker: it can be opened for writing once the
-    worker has opened it for reading, which is after its shard's temporary file was made.
-    """
-    folder = tmp_path_factory.mktemp("killed")
-    cache, pipe = folder / "cache", folder / "t1.nii.gz"
-    case = small_plan.shards[0].cases[2]
-    os.mkfifo(pipe)
-    plan = with_case(small_plan, with_file(case, "t1", pipe))
-    failures: list[Exception] = []
-
-    def kill_reader() -> None:
-        writer = _open_once_read(pipe)
-        try:
-            (partial,) = (cache / small_plan.shards[0].path).parent.glob("shard-000.h5.*.partial")
-            # From now on the path is an ordinary file, for the worker that tries again.
-            copy = folder / "copy"
-            shutil.copy(case.files["t1"], copy)
-            copy.replace(pipe)
-            os.kill(int(partial.name.split(".")[2]), signal.SIGKILL)
-        except Exception as error:  # noqa: BLE001  # reported by the main thread
-            failures.append(error)
-        finally:
-            os.close(writer)  # or the worker reads for ever
-
-    killer = threading.Thread(target=kill_reader)
-    killer.start()
-    run_plan(plan, cache, Listener(), scheduler=scheduler)
-    killer.join()
-    assert failures == []
-    return cache
-
-
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
@@ -460,14 +498,35 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def _open_once_read(pipe: Path) -> int:
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        try:
-            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # nobody reads yet
-            assert time.monotonic() < deadline
+class HeldPath(type(Path())):
+    """The path of a file that nobody gets to read before another one with `.go` behind its name is there."""
+
+    def stat(self, **options):
+        Path(f"{self}.asked").touch()
+        while not os.path.exists(f"{self}.go"):  # noqa: PTH110  # a path would ask itself
             time.sleep(0.01)
+        return os.stat(self, **options)  # noqa: PTH116
+
+
+HeldPath.__module__ = "__main__"  # so that it is sent whole to workers, which lack this file
+
+
+@pytest.fixture(scope="module")
+def after_kill(small_plan, scheduler, tmp_path_factory):
+    """A cache whose first worker was killed in the middle of its first shard."""
+    folder = tmp_path_factory.mktemp("killed")
+    cache, held = folder / "cache", HeldPath(folder / "t1.nii.gz")
+    case = small_plan.shards[0].cases[2]
+    shutil.copy(case.files["t1"], held)
+    plan = with_case(small_plan, with_file(case, "t1", held))
+    with ThreadPoolExecutor(1) as pool:
+        preparation = pool.submit(run_plan, plan, cache, Listener(), scheduler=scheduler)
+        wait_until(Path(f"{held}.asked").exists)
+        (partial,) = (cache / small_plan.shards[0].path).parent.glob("shard-000.h5.*.partial")
+        os.kill(int(partial.name.split(".")[2]), signal.SIGKILL)
+        Path(f"{held}.go").touch()
+        preparation.result(DEADLINE_S)
+    return cache
 
 
 def test_a_killed_workers_shard_is_done_again_elsewhere(after_kill, small_cache):
@@ -483,15 +542,15 @@ def test_a_killed_worker_leaves_no_temporary_file(after_kill):
 def test_a_worker_that_dies_after_its_shards_were_told_of_has_none_made_again(
     scheduler, small_plan, tmp_path
 ):
-    cache, pipe = tmp_path / "cache", tmp_path / "t1.nii.gz"
+    cache, held = tmp_path / "cache", HeldPath(tmp_path / "t1.nii.gz")
     last = max(small_plan.shards, key=lambda shard: len(shard.cases))
     case = last.cases[-1]
-    os.mkfifo(pipe)  # holds the worker of this shard until somebody writes to it
-    plan = with_case(small_plan, with_file(case, "t1", pipe))
+    shutil.copy(case.files["t1"], held)
+    plan = with_case(small_plan, with_file(case, "t1", held))
     others = {cache / shard.path for shard in small_plan.shards if shard.path != last.path}
     with ThreadPoolExecutor(1) as pool, Client(scheduler) as client:
         preparation = pool.submit(run_plan, plan, cache, Listener(), scheduler=scheduler)
-        writer = _open_once_read(pipe)
+        wait_until(Path(f"{held}.asked").exists)
         wait_until(lambda: len(events(cache)) == 1 + len(others))
         (partial,) = cache.rglob("shard-*.partial")
         written = {path: path.stat().st_mtime_ns for path in others}
@@ -501,9 +560,7 @@ def test_a_worker_that_dies_after_its_shards_were_told_of_has_none_made_again(
         client.wait_for_workers(2, timeout=DEADLINE_S)
         # What the dead worker had to do again would come before this.
         client.submit(os.getpid, pure=False).result(DEADLINE_S)
-        with os.fdopen(writer, "wb") as held:
-            os.set_blocking(held.fileno(), True)
-            held.write(case.files["t1"].read_bytes())
+        Path(f"{held}.go").touch()
         preparation.result(DEADLINE_S)
     assert {path: path.stat().st_mtime_ns for path in others} == written
     assert verify_cache(cache, deep=True) == []
@@ -543,38 +600,23 @@ def unforgiving_cluster(**options: object) -> Iterator[str]:
         yield cluster.scheduler_address
 
 
+class DeadlyPath(type(Path())):
+    """Kills every process that is sent it, but this one, which schedules."""
+
+    def __reduce__(self):
+        here = f"__import__('os').getpid() == {os.getpid()}"
+        same = f"__import__('sys').modules[{__name__!r}].DeadlyPath({str(self)!r})"
+        return eval, (f"{same} if {here} else __import__('os').kill(__import__('os').getpid(), 9)",)
+
+
 @pytest.fixture(scope="module")
 def deadly_run(small_plan, tmp_path_factory):
-    """A run with a case that kills every worker which reads it, on a cluster that forgives no death."""
+    """A run with a case that kills every worker which gets it, on a cluster that forgives no death."""
     folder = tmp_path_factory.mktemp("deadly")
-    pipe = folder / "t1.nii.gz"
-    os.mkfifo(pipe)
     case = small_plan.shards[0].cases[2]
-    plan = with_case(small_plan, with_file(case, "t1", pipe))
-    done = threading.Event()
-
-    def kill_readers() -> None:
-        while not done.is_set():
-            try:
-                writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-            except OSError:  # nobody reads
-                time.sleep(0.01)
-                continue
-            for process in Path("/proc").glob("[0-9]*"):
-                with suppress(OSError):  # it may end while it is looked at
-                    links = [link.resolve() for link in (process / "fd").iterdir()]
-                    if pipe in links and int(process.name) != os.getpid():
-                        os.kill(int(process.name), signal.SIGKILL)
-            os.close(writer)
-
-    killer = threading.Thread(target=kill_readers)
-    killer.start()
-    try:
-        with unforgiving_cluster() as address:
-            result = run_plan(plan, folder / "cache", Listener(), scheduler=address)
-    finally:
-        done.set()
-        killer.join()
+    plan = with_case(small_plan, with_file(case, "t1", DeadlyPath(folder / "t1.nii.gz")))
+    with unforgiving_cluster() as address:
+        result = run_plan(plan, folder / "cache", Listener(), scheduler=address)
     return case, result, folder / "cache"
 
 
@@ -589,12 +631,14 @@ def test_a_case_that_kills_its_worker_is_quarantined_alone(deadly_run, small_pla
 
 
 def test_a_case_that_bursts_the_memory_of_a_worker_is_quarantined_alone(small_plan, tmp_path):
-    # 1.5 MB on disk, 1.5 GB in memory: the nanny of the worker ends it.
-    header = nib.Nifti1Image(np.zeros((1, 1, 1), np.int16), np.eye(4)).to_bytes()[:352]
+    # As large as a scan may be: 0.6 MB on disk, 1.3 GB in memory; the nanny of the worker ends it.
+    image = nib.Nifti1Image(np.zeros((1, 1, 1), np.int16), np.eye(4))
+    image.header.set_data_shape((512, 512, 512))
+    image.header.set_slope_inter(2.0, 1.0)
     with gzip.open(tmp_path / "t1.nii.gz", "wb", 1) as file:
-        file.write(header)
-        for _ in range(150):
-            file.write(bytes(10_000_000))
+        file.write(image.header.binaryblock + bytes(4))
+        for _ in range(512):
+            file.write(bytes(2 * 512 * 512))
     case = small_plan.shards[0].cases[1]
     plan = with_case(small_plan, with_file(case, "t1", tmp_path / "t1.nii.gz"))
     with unforgiving_cluster(memory_limit="700MB", silence_logs=SILENT) as address:

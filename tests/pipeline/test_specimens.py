@@ -119,7 +119,7 @@ def test_it_is_shown_where_there_is_no_other_and_after_a_patient_shown_already(m
 
 
 def test_of_many_clients_some_are_passed_over_at_equal_steps(manifest_of):
-    clients = [record(f"case {n}", client=n) for n in range(23)]
+    clients = [record(f"case-{n}", client=n) for n in range(23)]
     owners = [owner for owner, _ in chosen(manifest_of(*clients, record("t", client=None)))]
     assert len(owners) == MAX_SPECIMENS
     assert owners == [

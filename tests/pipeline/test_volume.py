@@ -1,6 +1,13 @@
 """NIfTI in and out, held against nibabel and SimpleITK."""
 
 import gzip
+import io
+import os
+import struct
+import subprocess
+import sys
+import tracemalloc
+from contextlib import contextmanager
 from itertools import permutations, product
 
 import nibabel as nib
@@ -18,6 +25,9 @@ from pipeline.volume import (
     encode_like,
     encode_nifti,
     has_brats_axes,
+    read_affine,
+    read_file,
+    read_header,
     read_shape,
     restore_axes,
 )
@@ -418,6 +428,154 @@ def test_a_sheared_grid_which_simpleitk_cannot_hold_is_said_in_one_line(tmp_path
 def test_a_source_that_is_no_nifti_gives_no_mask():
     with pytest.raises(VolumeError, match="not a readable NIfTI file"):
         encode_like(b"not a header", LABELS, title="labels")
+
+
+def with_header(content: bytes, *changes: tuple[int, str, object]) -> bytes:
+    """Overwrite fields of a NIfTI-1 header: where, how packed, with what."""
+    raw = bytearray(content)
+    for place, form, value in changes:
+        struct.pack_into(form, raw, place, value)
+    return bytes(raw)
+
+
+def bomb(start: bytes, size: int) -> bytes:
+    """Pack a file that goes on with so many zeros, a thousandth on disk, whose last bytes tell its size."""
+    file = io.BytesIO()
+    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as packed:
+        packed.write(start)
+        for _ in range(size // 10**7):
+            packed.write(bytes(10**7))
+    return file.getvalue()
+
+
+@contextmanager
+def at_most(num_bytes: int):
+    """Fail if a block takes more memory than that at a time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < num_bytes
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("told", [None, 100], ids=["honest", "lying"])
+def test_a_gzip_file_is_inflated_no_further_than_its_header_tells(told):
+    content = bomb(nifti(VOXELS), 10**8)
+    if told is not None:
+        content = content[:-4] + struct.pack("<I", told)
+    with (
+        at_most(2**25),
+        pytest.raises(VolumeError, match=r"holds more than the 1,049,048 bytes that"),
+    ):
+        decode_nifti(content)
+
+
+def test_a_bomb_of_several_members_is_inflated_no_further(tmp_path):
+    members = gzip.compress(nifti(VOXELS)) + bomb(b"", 10**8) + gzip.compress(b"")
+    with at_most(2**25), pytest.raises(VolumeError, match="holds more than"):
+        decode_nifti(members)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_few_bytes_behind_the_last_voxel_do_no_harm(pack):
+    volume = decode_nifti(pack(nifti(VOXELS) + bytes(1000)))
+    np.testing.assert_array_equal(volume.voxels, VOXELS)
+
+
+DIMENSIONS = [(42, "<h", 4097), (46, "<h", 32767), (44, "<h", -4)]
+OFFSETS = [(108, "<f", value) for value in (1e30, 2.0**31, float("inf"), float("nan"), -352.0)]
+
+
+@pytest.mark.parametrize("change", [*DIMENSIONS, *OFFSETS], ids=str)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize(
+    "read", [decode_nifti, read_affine, lambda content: read_header(io.BytesIO(content))]
+)
+def test_a_header_that_tells_of_voxels_as_no_scan_has_them_is_refused(read, pack, change):
+    content = pack(with_header(nifti(VOXELS), change))
+    with at_most(2**24), pytest.raises(VolumeError, match="is not a readable NIfTI file"):
+        read(content)
+
+
+def test_sides_that_each_may_be_and_together_not_are_refused(tmp_path):
+    large = with_header(nifti(VOXELS), *[(42 + 2 * axis, "<h", 4000) for axis in range(3)])
+    (tmp_path / "a.nii").write_bytes(large)
+    with pytest.raises(VolumeError, match="claims 4000 x 4000 x 4000 voxels, as no scan has"):
+        read_shape(tmp_path / "a.nii")
+
+
+def test_axes_of_nifti_2_are_bounded_too():
+    raw = bytearray(nib.Nifti2Image(VOXELS, BRATS).to_bytes())
+    struct.pack_into("<q", raw, 24, 2**40)
+    with pytest.raises(VolumeError, match="1099511627776 x 4 x 3 voxels"):
+        decode_nifti(bytes(raw))
+
+
+def test_texts_behind_a_header_are_not_read():
+    raw = bytearray(nifti(VOXELS))
+    raw[348] = 1  # there are extensions
+    struct.pack_into("<f", raw, 108, 352 + 2**23)
+    content = bytes(raw[:352]) + bytes(2**23) + bytes(raw[352:])
+    with at_most(2**22):
+        volume = decode_nifti(content)
+    np.testing.assert_array_equal(volume.voxels, VOXELS)
+
+
+@pytest.mark.parametrize("start", [nifti(VOXELS), b"", gzip.compress(nifti(VOXELS))], ids=range(3))
+def test_a_sparse_file_of_50_gb_is_refused_unread(start, tmp_path):
+    path = tmp_path / "t1.nii"
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(50 * 10**9)
+    with at_most(2**22), pytest.raises(OSError, match="larger than"):
+        read_file(path)
+
+
+def test_a_pipe_in_place_of_a_scan_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "t1.nii")
+    with pytest.raises(OSError, match="a pipe"):
+        read_file(tmp_path / "t1.nii")
+    with pytest.raises(VolumeError, match="a pipe"):
+        read_shape(tmp_path / "t1.nii")
+
+
+def test_a_file_is_read_as_it_lies_on_disk_whether_sound_or_not(tmp_path):
+    for content in (nifti(VOXELS), gzip.compress(nifti(VOXELS)), b"", b"\x1f\x8bx", b"text" * 1000):
+        (tmp_path / "t1.nii").write_bytes(content)
+        assert read_file(tmp_path / "t1.nii") == content
+
+
+def test_numbers_of_a_qform_that_turn_nowhere_are_a_fault_of_the_file():
+    image = nib.Nifti1Image(VOXELS, BRATS)
+    image.set_sform(None, 0)
+    image.set_qform(BRATS, 1)
+    raw = with_header(image.to_bytes(), (256, "<f", 3.0))  # quaternions are at most 1
+    with pytest.raises(VolumeError, match="has no affine"):
+        decode_nifti(raw)
+
+
+def test_nibabel_prints_nothing_about_odd_headers(tmp_path):
+    odd = with_header(
+        nifti(VOXELS), (70, "<h", 512), (72, "<h", 99), (80, "<f", -1.0), (123, "b", 90)
+    )
+    wrong = with_header(nifti(VOXELS), (70, "<h", 9999))
+    for name, content in (("odd.nii", odd), ("wrong.nii", wrong)):
+        (tmp_path / name).write_bytes(content)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from pipeline.volume import VolumeError, decode_nifti, read_shape\n"
+        "for path in map(Path, sys.argv[1:]):\n"
+        "    for read in (lambda: decode_nifti(path.read_bytes()), lambda: read_shape(path)):\n"
+        "        try: read()\n"
+        "        except VolumeError: pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "odd.nii", tmp_path / "wrong.nii"],
+        capture_output=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == (b"", b"")
 
 
 @pytest.mark.parametrize("turned", [0.0, 0.02, 0.6])

@@ -85,6 +85,27 @@ def test_a_run_that_failed_before_its_log_holds_nothing_unless_it_would_have_had
     assert not holds_run(folder / "none", logs_at_once=True)
 
 
+@pytest.mark.parametrize("text", ["", '{"crop": 3', "[]"])
+def test_settings_that_a_full_disk_cut_short_keep_nobody_out(text, folder):
+    (folder / "config.json").write_text(text)
+    assert not holds_run(folder)
+    assert not holds_run(folder, logs_at_once=True)
+    (folder / "model.safetensors").write_bytes(b"")
+    assert holds_run(folder)
+
+
+def test_the_corrected_command_takes_a_folder_whose_settings_are_empty(
+    small_cache, tiny_config, tmp_path, observer
+):
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(
+        InputError, match=r"config\.json .*empty.*without --resume takes the folder"
+    ):
+        run_federation(tiny_config, small_cache, tmp_path, observer, resume=True)
+    run_federation(tiny_config, small_cache, tmp_path, observer)
+    assert read_config(tmp_path) == tiny_config
+
+
 @pytest.mark.parametrize(
     "event",
     [

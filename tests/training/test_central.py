@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import training.fit
 from cache_schema.errors import InputError
@@ -76,7 +77,7 @@ def test_every_epoch_takes_every_clients_slices_once(small_cache, config, tmp_pa
 
 
 def test_the_optimiser_lives_through_all_epochs(small_cache, config, undisturbed, monkeypatch):
-    saved = checkpoint._read(undisturbed / checkpoint.RESUME_NAME)[0]
+    saved = load_file(undisturbed / checkpoint.RESUME_NAME)
     steps = {float(v) for name, v in saved.items() if name.endswith("/step")}
     assert steps == {2.0 * math.ceil(len(SliceDataset(small_cache)) / 8)}
 

@@ -3,7 +3,15 @@ import json
 import pytest
 
 from cache_schema.errors import InputError
-from training.config import TrainConfig, make_config, named_values, read_config, write_config
+from training.config import (
+    TrainConfig,
+    is_of_earlier_release,
+    make_config,
+    named_values,
+    read_config,
+    write_config,
+)
+from training.config_history import ADDED
 
 
 def test_defaults_are_those_of_the_paper():
@@ -48,6 +56,105 @@ def test_a_folder_without_settings_is_no_run(tmp_path):
 def test_a_setting_of_another_release_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"crop": 64, "momentum": 0.9}))
     with pytest.raises(InputError, match="momentum"):
+        read_config(tmp_path)
+
+
+def saved(run, config=None):
+    """Save settings and give the document."""
+    write_config(run, config or make_config(crop=64, seed=3, learning_rate=0.25))
+    return json.loads((run / "config.json").read_text())
+
+
+def refuse(run, document, match):
+    (run / "config.json").write_text(
+        document if isinstance(document, str) else json.dumps(document), encoding="utf-8"
+    )
+    with pytest.raises(InputError, match=match) as caught:
+        read_config(run)
+    assert str(run / "config.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "bring the file back" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", TrainConfig.model_fields)
+def test_no_setting_may_be_missing_or_changed(name, tmp_path):
+    document = saved(tmp_path)
+    without = {key: value for key, value in document.items() if key != name}
+    refuse(tmp_path, without, "changed since the run began")
+    refuse(tmp_path, {**document, name: "other"}, "changed since the run began")
+
+
+@pytest.mark.parametrize("name", ["settings_version", "settings_digest"])
+@pytest.mark.parametrize("value", [None, 1, "2", [], True])
+def test_the_version_and_the_digest_of_settings_cannot_be_lost(name, value, tmp_path):
+    document = saved(tmp_path)
+    refuse(tmp_path, {**document, name: value}, "changed since")
+    del document[name]
+    refuse(tmp_path, document, "changed since")
+
+
+def test_settings_of_a_later_release_say_so(tmp_path):
+    refuse(tmp_path, {**saved(tmp_path), "settings_version": 3}, "version 3 is that of a later")
+
+
+def of_version_1(document, num_groups):
+    """Take away what version 1 lacked when only some groups of settings had come."""
+    later = {name for group in ADDED[num_groups:] for name in group}
+    own = {"settings_version", "settings_digest"}
+    return {key: value for key, value in document.items() if key not in later | own}
+
+
+def test_settings_of_each_earlier_release_mean_what_they_meant_then(tmp_path):
+    document = saved(tmp_path)
+    for num_groups in range(len(ADDED) + 1):
+        old = of_version_1(document, num_groups)
+        (tmp_path / "config.json").write_text(json.dumps(old))
+        config = read_config(tmp_path)
+        assert (config.crop, config.seed, config.learning_rate) == (64, 3, 0.25)
+        assert config.precision == ("auto" if num_groups else "float32")
+        assert config.compile == ("auto" if num_groups else "off")
+        assert is_of_earlier_release(tmp_path)
+
+
+@pytest.mark.parametrize("name", TrainConfig.model_fields)
+def test_settings_of_an_earlier_release_lack_whole_groups_or_nothing(name, tmp_path):
+    old = of_version_1(saved(tmp_path), len(ADDED))
+    del old[name]
+    refuse(tmp_path, old, f"lacks .*{name}")
+
+
+def test_every_setting_that_came_later_is_one(tmp_path):
+    names = [name for group in ADDED for name in group]
+    assert len(set(names)) == len(names) == 16
+    assert set(names) < TrainConfig.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty: perhaps the disk was full"),
+        ('{"crop": 64', "Expecting"),
+        ("[1]", "not a JSON object"),
+        ('{"crop": NaN}', "NaN is no finite number"),
+        ('{"crop": 1e999}', "1e999 is no finite number"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"crop": ' + "9" * 5000 + "}", "4300 digits"),
+        ('{"crop": 64, "crop": 96}', "names a key twice"),
+        ('{"crop": "\\ud800"}', "half a character"),
+    ],
+)
+def test_settings_that_are_no_settings_are_one_line(text, reason, tmp_path):
+    refuse(tmp_path, text, reason)
+
+
+def test_settings_in_another_encoding_or_in_a_folder_are_one_line(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes('{"crop": 64}'.encode("utf-16"))
+    with pytest.raises(InputError, match=r"config\.json cannot be read \(not UTF-8 text"):
+        read_config(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=r"config\.json cannot be read \(Is a directory"):
         read_config(tmp_path)
 
 

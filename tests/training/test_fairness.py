@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from cache_schema.manifest import LeakageRecord, read_manifest
+from cache_schema.errors import InputError
+from cache_schema.manifest import LeakageRecord, digest, read_manifest
 from training.evaluate import evaluate
 from training.fairness import (
     ClientEvaluation,
     evaluate_clients,
+    read_client_evaluation,
     spread_over_clients,
     write_client_evaluation,
 )
@@ -99,3 +101,45 @@ def test_every_training_case_is_scored_for_its_owner_and_no_test_case(small_cach
     tested = evaluate(tiny_run, small_cache, on_case=lambda *_: None)
     assert not {score.case_id for score in tested.scores} & set(scored)
     assert np.isfinite([means["mean"] for means in found.clients().values()]).all()
+
+
+@pytest.fixture
+def document(tmp_path, small_cache):
+    """The clients' document of a run on the small cache, and where it is saved."""
+    path = tmp_path / "clients-evaluation.json"
+    write_client_evaluation(tmp_path, result())
+    found = {**json.loads(path.read_text()), "manifest": digest(read_manifest(small_cache))}
+    path.write_text(json.dumps(found))
+    return found
+
+
+def test_client_scores_are_read_back(document, tmp_path, small_cache, caplog):
+    manifest = read_manifest(small_cache)
+    assert read_client_evaluation(tmp_path / "none", manifest) is None
+    assert read_client_evaluation(tmp_path, manifest) == document
+    assert caplog.messages == []
+    write_client_evaluation(tmp_path, result())
+    assert read_client_evaluation(tmp_path, manifest) is None
+    assert "scores on another cache" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clients": {}},
+        {"clients": {"one": {"cases": 1, "dice": {}}}},
+        {"clients": {"1": {"cases": "1", "dice": {}}}},
+        {"clients": {"1": {"cases": 1, "dice": {"ET": 0.5}}}},
+        {"clients": []},
+        {"spread": {"ET": 1}},
+        {"spread": {}},
+        {"round": None},
+        {"tta": "no"},
+        {"manifest": 7},
+    ],
+)
+def test_damaged_client_scores_are_one_line(changes, document, tmp_path, small_cache):
+    (tmp_path / "clients-evaluation.json").write_text(json.dumps({**document, **changes}))
+    with pytest.raises(InputError, match=r"clients-evaluation\.json .*--clients") as caught:
+        read_client_evaluation(tmp_path, read_manifest(small_cache))
+    assert "\n" not in str(caught.value)

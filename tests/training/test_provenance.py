@@ -5,7 +5,13 @@ import pytest
 from cache_schema.errors import InputError
 from cache_schema.manifest import LeakageRecord, digest, read_manifest
 from training.evaluate import evaluate
-from training.provenance import SiteLeakage, require_same_cache, write_remote_provenance
+from training.provenance import (
+    SiteLeakage,
+    read_preprocessing,
+    read_provenance,
+    require_same_cache,
+    write_remote_provenance,
+)
 
 
 def test_a_run_belongs_to_the_cache_that_it_was_trained_on(tiny_run, small_cache):
@@ -36,3 +42,40 @@ def test_scores_on_another_partition_are_refused(tiny_run, cache_copy):
 def test_a_run_without_provenance_is_named(tmp_path, small_cache):
     with pytest.raises(InputError, match="is not a run"):
         require_same_cache(tmp_path, small_cache, read_manifest(small_cache))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe{",
+        b"[]",
+        b"{}",
+        b'{"manifest": 7}',
+        b'{"manifest": NaN}',
+        b'{"manifest": null, "sites": ["a"]}',
+        b'{"manifest": null, "sites": {"0": 1}}',
+        b'{"manifest": "a", "packages": "none"}',
+        b'{"manifest": ' + b"[" * 99_999,
+        b'{"manifest": ' + b"9" * 5_000 + b"}",
+    ],
+)
+def test_damaged_provenance_is_one_line(content, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    (run / "provenance.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"provenance\.json .*; bring the file back") as caught:
+        read_provenance(run)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe{", b"[]", b'{"normalize": 1}', b'{"sources": NaN}', b"[" * 99_999]
+)
+def test_damaged_preprocessing_is_one_line(content, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    (run / "preprocessing.json").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"preprocessing\.json cannot be read .*--resume"
+    ) as caught:
+        read_preprocessing(run)
+    assert "\n" not in str(caught.value)

@@ -1,17 +1,24 @@
 """The log of a run, and the boards that show its scalars."""
 
 import json
+import math
+import os
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cache_schema.errors import InputError
 from training.runlog import (
     EVERYBODY,
+    LOG_NAME,
     ClientRecord,
     RoundRecord,
+    RunLog,
     TensorBoard,
     first_round_at,
+    is_written,
     open_log,
+    read_events,
     read_rounds,
     record_target,
     scalars_of,
@@ -199,3 +206,74 @@ def test_a_target_is_noted_in_the_log_whether_it_was_reached_or_not(tmp_path):
     noted = [(e["dice"], e["round"]) for e in events(tmp_path) if e["event"] == "target"]
     assert noted == [(0.4, 2), (0.6, None)]
     assert len(read_rounds(tmp_path)) == 2
+
+
+def test_a_log_that_is_a_link_or_a_pipe_is_neither_followed_nor_waited_for(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    for name in ("link", "pipe"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link" / LOG_NAME).symlink_to(tmp_path / "victim")
+    os.mkfifo(tmp_path / "pipe" / LOG_NAME)
+    for name in ("link", "pipe"):
+        with pytest.raises(InputError, match=f"cannot be written .it is a {name}, not a file"):
+            RunLog(tmp_path / name)
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert is_written(tmp_path / "pipe")
+    with pytest.raises(InputError, match="a pipe, not a file"):
+        read_events(tmp_path / "pipe")
+
+
+def test_a_log_that_another_process_writes_is_not_written_to(tmp_path):
+    with open_log(tmp_path) as log:
+        log.record("started")
+        with pytest.raises(InputError, match="another `train` writes to"), open_log(tmp_path):
+            pass
+    assert [event["event"] for event in events(tmp_path)] == ["started"]
+
+
+def damage(run, *lines):
+    """Put lines that are no records between those of a log."""
+    path = run / "log.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join((whole[0], *(line + b"\n" for line in lines), *whole[1:])))
+
+
+def test_a_log_with_foreign_lines_is_read_and_gone_on_with_and_that_is_said_once(tmp_path, caplog):
+    with open_log(tmp_path) as log:
+        log.round_done(exchange(1, 10, 7))
+        log.round_done(exchange(2, 100, 70))
+    damage(tmp_path, b"123", b"{}", b"\xff\xfe", b'{"time": 1, "event": "round", "round": 3}')
+    for _ in range(2):
+        assert [record.round for record in read_rounds(tmp_path)] == [1, 2]
+    with open_log(tmp_path) as log:
+        log.tell_missing(3)
+        assert log.round_done(exchange(3, 1, 2)).total_bytes == 380
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path / 'log.jsonl'} has lines that are no records")
+
+
+def test_rounds_that_a_log_has_lost_are_said_when_a_run_goes_on(tmp_path, caplog):
+    with open_log(tmp_path) as log:
+        for number in (1, 3):
+            log.round_done(exchange(number, 10, 7))
+        log.tell_missing(2)
+        assert caplog.messages == []
+        log.tell_missing(5)
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path / 'log.jsonl'} lacks 2 rounds before round 5 (first 2)")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_log_that_is_no_file_is_one_line(kind, tmp_path):
+    (tmp_path / "log.jsonl").mkdir() if kind == "folder" else os.mkfifo(tmp_path / "log.jsonl")
+    with pytest.raises(InputError, match=r"log\.jsonl cannot be written"), open_log(tmp_path):
+        pass
+    with pytest.raises(InputError, match=r"log\.jsonl cannot be read"):
+        read_rounds(tmp_path)
+
+
+def test_the_dice_of_a_region_that_a_log_does_not_tell_is_nan():
+    record = round_record(1)
+    assert record.dice_of("ET") == 0.25
+    assert math.isnan(record.dice_of("WT"))
+    assert math.isnan(RoundRecord(1, 0.5, {}, 2.0, ()).mean_dice)

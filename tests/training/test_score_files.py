@@ -4,11 +4,15 @@ import math
 
 import pytest
 
+from cache_schema.errors import InputError
+from cache_schema.manifest import digest, read_manifest
 from training.metrics import METRICS
 from training.score_files import (
+    load_evaluation,
     read_evaluation,
     read_scores,
     read_summary,
+    require_evaluation,
     untrained_means,
     write_evaluation,
 )
@@ -98,3 +102,117 @@ def test_the_untrained_network_is_compared_only_if_scored_in_the_same_way(tmp_pa
     assert untrained_means(tmp_path, evaluation()) == evaluation().means()
     for change in ({"tta": True}, {"postprocess_et": 5}, {"convention": "nan-drop"}):
         assert untrained_means(tmp_path, evaluation(**change)) is None
+
+
+def change(path, *keys, value):
+    """Change a document at a place; a value that is a function is called on the one before it."""
+    document = json.loads(path.read_text())
+    *inner, last = keys
+    node = document
+    for key in inner:
+        node = node[key]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    path.write_text(json.dumps(document))
+
+
+@pytest.fixture
+def manifest(small_cache):
+    return read_manifest(small_cache)
+
+
+@pytest.fixture
+def saved(tmp_path, evaluation):
+    write_evaluation(tmp_path, evaluation())
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("round",), "2"),
+        (("round",), None),
+        (("tta",), 1),
+        (("manifest",), None),
+        (("convention",), []),
+        (("postprocess_et",), -1),
+        (("summary",), None),
+        (("summary",), []),
+        (("summary", "all"), 5),
+        (("summary", "all", "cases"), None),
+        (("summary", "all", "cases"), True),
+        (("summary", "all", "dice"), None),
+        (("summary", "all", "dice", "ET"), None),
+        (("summary", "all", "dice", "ET", "mean"), "high"),
+        (("summary", "all", "dice", "ET", "mean"), None),
+    ],
+)
+def test_a_damaged_document_is_one_line_and_counts_as_none_where_scores_are_made_anew(
+    keys, value, saved, caplog
+):
+    change(saved / "evaluation.json", *keys, value=value)
+    with pytest.raises(InputError, match=r"evaluation\.json .*; score the run again") as caught:
+        require_evaluation(saved)
+    assert "\n" not in str(caught.value)
+    assert read_evaluation(saved) is None
+    assert caplog.messages == [str(caught.value)]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe{", b"[1]", b'{"summary": NaN}', b"[" * 99_999])
+def test_what_is_no_document_is_one_line(content, saved):
+    (saved / "evaluation.json").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"evaluation\.json cannot be read .*; score the run again"
+    ):
+        require_evaluation(saved)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b"case_id\na\n",
+        b"case_id,patient_id,cohort\na,p\n",
+        b"case_id,patient_id,cohort\na,p,brats2018,1\n",
+        b"case_id,patient_id,cohort\na,p,brats1066\n",
+        b"case_id,patient_id,cohort\na,p,brats2018\na,p,brats2018\n",
+        b"case_id,patient_id,cohort,dice_ET\na,p,brats2018,high\n",
+        b"case_id,patient_id,cohort,dice_ET\na,p,brats2018,inf\n",
+        b"case_id,patient_id,cohort\n" + b"a" * 200_000 + b",p,brats2018\n",
+        b'case_id,patient_id,cohort\n"a,p,brats2018\n',
+    ],
+)
+def test_a_damaged_table_is_one_line(content, saved):
+    (saved / "evaluation.csv").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"evaluation\.csv cannot be read .*; score the run"
+    ) as caught:
+        read_scores(saved)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("summary", "all", "dice", "ET", "mean"), 0.123),
+        (("summary", "all", "hd95_mm", "WT", "mean"), 7.5),
+        (("summary", "all", "cases"), 2),
+        (("summary", "brats2020"), None),
+    ],
+)
+def test_a_summary_that_its_table_contradicts_is_refused(keys, value, saved, manifest):
+    change(saved / "evaluation.json", "manifest", value=digest(manifest))
+    assert load_evaluation(saved, manifest).convention == "brats2020"
+    change(saved / "evaluation.json", *keys, value=value)
+    with pytest.raises(InputError, match="tell different scores"):
+        load_evaluation(saved, manifest)
+
+
+def test_a_table_that_has_lost_a_case_is_refused(saved, manifest):
+    change(saved / "evaluation.json", "manifest", value=digest(manifest))
+    lines = (saved / "evaluation.csv").read_text().splitlines()
+    (saved / "evaluation.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(InputError, match="tell different scores"):
+        load_evaluation(saved, manifest)

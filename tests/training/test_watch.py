@@ -322,3 +322,10 @@ def test_the_command_ends_as_the_run_did(event, code, tmp_path):
     assert result.exit_code == code
     assert "run: 1 of 4 rounds" in result.output
     assert CliRunner().invoke(cli.train, ["watch", "--once", str(tmp_path / "run")]).exit_code == 0
+
+
+def test_a_round_without_a_region_is_shown_without_it():
+    events = [*FIRST, {**done(10.0, 1, [part(0)]), "dice": {"ET": 0.25}}]
+    text = shown("run", state_of(events, 11.0))
+    assert "0.250" in text
+    assert "nan" in text

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cache_schema.errors import InputError
+from cache_schema.files import refuse_links
 from training.checkpoint import load_tensors, save_tensors
 from training.federated.aggregate import State
 
@@ -38,13 +39,19 @@ class ClientMemory:
         """Keep what a client has to know in its next round.
 
         Raises:
-            InputError: If the disk is full or cannot be written.
+            InputError: If the disk is full or cannot be written, or the folder leads elsewhere.
         """
+        refuse_links(self._folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         save_tensors(self._path(client, round_number), state)
 
     def forget_all_but(self, client: int, round_number: int | None) -> None:
-        """Remove a client's other files: the rounds before are over, those after do not count."""
+        """Remove a client's other files: the rounds before are over, those after do not count.
+
+        Raises:
+            InputError: If the folder leads elsewhere.
+        """
+        refuse_links(self._folder)
         kept = None if round_number is None else self._path(client, round_number)
         for path in self._folder.glob(f"client-{client:02d}.*.safetensors"):
             if path != kept:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from cache_schema.errors import InputError
 from cache_schema.vocabulary import REGIONS
-from training.checkpoint import load_resume, save_resume, save_weights
+from training.checkpoint import fitting, load_resume, save_resume, save_weights
 from training.config import TrainConfig
 from training.device import choose_devices
 from training.federated.aggregate import Server, State, Update, copy_state, find_fault
@@ -23,7 +24,14 @@ from training.federated.client_memory import ClientMemory
 from training.federated.client_pool import ClientPool
 from training.federated.exchange import count_bytes, narrow, widen, widen_change
 from training.federated.hostile import Liars, Turnout, choose_liars, draw_turnout
-from training.federated.schedule import Pace, pace_figures, plan_pace
+from training.federated.schedule import (
+    Pace,
+    history_digest,
+    looks_back,
+    pace_figures,
+    plan_pace,
+    require_history,
+)
 from training.federated.strategies.registry import make_strategy
 from training.federated.strategy import Strategy
 from training.federated.work import Clients, Lost, Order, Reply
@@ -59,11 +67,13 @@ def run_federation(
     """
     strategy = make_strategy(config.strategy, config.strategy_options)
     devices = choose_devices(config.device)
-    session = open_session(config, cache, run, resume=resume, devices=devices)
-    memory = ClientMemory(run / MEMORY_FOLDER)
-    workplace = Workplace(session.dataset, config, strategy, memory, session.least_batch)
-    model = session.model
     with ExitStack() as stack:
+        session = stack.enter_context(
+            open_session(config, cache, run, resume=resume, devices=devices)
+        )
+        memory = ClientMemory(run / MEMORY_FOLDER)
+        workplace = Workplace(session.dataset, config, strategy, memory, session.least_batch)
+        model = session.model
         clients: Clients
         if len(devices) > 1:
             clients = stack.enter_context(ClientPool(workplace, devices))
@@ -119,8 +129,9 @@ class Federation:
         Raises:
             InputError: If weights cannot be written, or a round has no sound update.
         """
-        server = _load_server(self.run, model) if resume else _new_server(model)
+        server, history = _load_server(self.run, model) if resume else (_new_server(model), None)
         with open_log(self.run, boards) as log:
+            require_history(self.config, log.rounds_before(server.round + 1), history)
             self._carry_on(server, log, observer, event="resumed" if resume else "started", **about)
 
     def _carry_on(
@@ -139,6 +150,7 @@ class Federation:
             round=server.round + 1,
             rounds=config.rounds,
         )
+        log.tell_missing(server.round + 1)
         observer.started(
             num_rounds=config.rounds,
             num_steps=sum(self.clients.count_steps(turnout.present) for turnout in turnouts),
@@ -146,9 +158,14 @@ class Federation:
         for number, turnout in zip(numbers, turnouts, strict=True):
             server, record = _Round(self, number, turnout, server, liars, log, observer).carry_out()
             record = log.round_done(record)
-            _save_server(self.run, server)
+            _save_server(self.run, server, self._history(log, number))
             observer.round_done(record)
         log.record("finished")
+
+    def _history(self, log: RunLog, number: int) -> str | None:
+        """Give the digest of the rounds up to one, where the next ones follow from them."""
+        rounds = log.rounds_before(number + 1)
+        return history_digest(rounds) if looks_back(self.config) else None
 
     def _require_clients(self, turnouts: Sequence[Turnout]) -> None:
         """Make sure that no round is planned with fewer clients than the strategy needs."""
@@ -169,8 +186,11 @@ def _new_server(model: nn.Module) -> Server:
     )
 
 
-def _load_server(run: Path, model: nn.Module) -> Server:
+def _load_server(run: Path, model: nn.Module) -> tuple[Server, str | None]:
     """Read the server after the last finished round of a run, or make a new one if there is none.
+
+    Returns:
+        The server, and the digest of the rounds so far if later ones follow from them.
 
     Raises:
         InputError: If the checkpoint is damaged.
@@ -178,27 +198,46 @@ def _load_server(run: Path, model: nn.Module) -> Server:
     server = _new_server(model)
     saved = load_resume(run)
     if saved is None:
-        return server
+        return server, None
     groups, position = saved
-    state, memory = groups["model"], groups.get("memory", {})
-    save_weights(run, state, round_number=position["round"])  # whatever became of the file
-    remembered = {int(client): number for client, number in position["remembered"].items()}
-    return replace(
-        server, model=state, memory=memory, round=position["round"], remembered=remembered
-    )
+    with fitting(run):
+        _require_alike(groups["model"], server.model)
+        remembered = {
+            int(client): index(number) for client, number in position["remembered"].items()
+        }
+        server = replace(
+            server,
+            model=groups["model"],
+            memory=groups.get("memory", {}),
+            round=index(position["round"]),
+            remembered=remembered,
+        )
+    save_weights(run, server.model, round_number=server.round)  # whatever became of the file
+    return server, position.get("history")
 
 
-def _save_server(run: Path, server: Server) -> None:
+def _require_alike(state: State, model: State) -> None:
+    """Make sure that a state has the tensors of a network.
+
+    Raises:
+        ValueError: If one has another shape or type, or is not there.
+    """
+    found, wanted = ({k: (v.shape, v.dtype) for k, v in each.items()} for each in (state, model))
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(f"{name} is {found.get(name)}, the network has {wanted.get(name)}")
+
+
+def _save_server(run: Path, server: Server, history: str | None) -> None:
     """Save the model for everybody, then all that going on needs, in this order.
 
     After a kill between the two the round is done again, and with the same bits.
     """
     save_weights(run, server.model, round_number=server.round)
-    save_resume(
-        run,
-        {"model": server.model, "memory": server.memory},
-        {"round": server.round, "remembered": dict(server.remembered)},
-    )
+    position = {"round": server.round, "remembered": dict(server.remembered)}
+    if history is not None:
+        position["history"] = history
+    save_resume(run, {"model": server.model, "memory": server.memory}, position)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """How long clients train in a round and at which rate: what was planned, or what the rounds before tell."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 from cache_schema.errors import InputError
@@ -29,6 +31,37 @@ class Pace:
     rate_factor: float = 1.0
 
 
+def looks_back(config: TrainConfig) -> bool:
+    """Tell whether the pace of a round follows from the rounds before it."""
+    return config.epoch_schedule == "adaptive" or config.lr_schedule == "plateau"
+
+
+def history_digest(history: Sequence[RoundRecord]) -> str:
+    """Compute the SHA-256 of all that schedules see of some rounds."""
+    seen = [(record.round, record.loss, record.mean_dice) for record in history]
+    return sha256(json.dumps(seen).encode()).hexdigest()
+
+
+def require_history(
+    config: TrainConfig, history: Sequence[RoundRecord], digest: str | None
+) -> None:
+    """Make sure that the rounds from which schedules follow are those that there were.
+
+    Args:
+        config: Of the run.
+        history: Of its log: all rounds that its checkpoint knows of.
+        digest: Of these rounds, from the checkpoint; None in those of earlier releases.
+
+    Raises:
+        InputError: If the log has changed, and a schedule looks back.
+    """
+    if looks_back(config) and digest not in {None, history_digest(history)}:
+        raise InputError(
+            "log.jsonl has changed before the last round, from which --epoch-schedule adaptive and "
+            "--lr-schedule plateau follow; bring it back or begin another run"
+        )
+
+
 def plan_pace(config: TrainConfig, round_number: int, history: Sequence[RoundRecord]) -> Pace:
     """Decide on a round.
 
@@ -40,8 +73,7 @@ def plan_pace(config: TrainConfig, round_number: int, history: Sequence[RoundRec
     Raises:
         InputError: If the schedule follows from rounds that `history` lacks.
     """
-    looks_back = config.epoch_schedule == "adaptive" or config.lr_schedule == "plateau"
-    if looks_back and [record.round for record in history] != list(range(1, round_number)):
+    if looks_back(config) and [record.round for record in history] != list(range(1, round_number)):
         raise InputError(
             f"the log lacks rounds before round {round_number}, from which --epoch-schedule adaptive and "
             "--lr-schedule plateau follow; bring log.jsonl back or begin another run"

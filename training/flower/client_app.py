@@ -125,6 +125,17 @@ def _train(place: _Place, task: Task, content: RecordDict) -> RecordDict:
     return pack_reply(reply)
 
 
+def _check_folder(run: str) -> str:
+    """Make sure that the name of a run, which the server chooses, is that of a folder here.
+
+    Raises:
+        InputError: If it leads elsewhere.
+    """
+    if run in {"", ".", ".."} or Path(run).name != run or "\0" in run:
+        raise InputError("the server's name of the run is none; update the coordinator's program")
+    return run
+
+
 def _open(place: _Place, task: Task, manifest: Manifest, least_batch: int) -> Workplace:
     site, config = place.site, task.config
     return Workplace(
@@ -135,6 +146,6 @@ def _open(place: _Place, task: Task, manifest: Manifest, least_batch: int) -> Wo
             update={"loader_workers": site.loader_workers, "device": site.device}
         ),
         strategy=make_strategy(config.strategy, config.strategy_options),
-        memory=ClientMemory(place.memory / task.run),
+        memory=ClientMemory(place.memory / _check_folder(task.run)),
         least_batch=least_batch,
     )

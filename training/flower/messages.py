@@ -123,11 +123,15 @@ def pack_order(
 
 
 def unpack_order(content: RecordDict) -> Order:
-    """Read an order."""
+    """Read an order; its numbers of rounds become parts of paths at the client.
+
+    Raises:
+        ValueError: If they are no numbers.
+    """
     details = _unpack_json(content["order"])
-    remembered = {int(client): number for client, number in details.pop("remembered").items()}
+    remembered = {int(client): int(number) for client, number in details.pop("remembered").items()}
     return Order(
-        **details,
+        **{**details, "round": int(details["round"])},
         remembered=remembered,
         model=_unpack_tensors(content["model"]),
         extras=_unpack_tensors(content["extras"]),

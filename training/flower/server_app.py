@@ -67,16 +67,16 @@ def coordinate(grid: Grid, options: Options) -> None:
     clients.gather(int(options["clients"]))
     introductions = clients.introductions
     sites = {client: each.manifest for client, each in introductions.items()}
-    open_remote_run(
+    with open_remote_run(
         config,
         run,
         name=name,
         sites=sites,
         preprocessing=unite_preprocessing({k: i.preprocessing for k, i in introductions.items()}),
         resume=resume,
-    )
-    federation = Federation(config, run, tuple(introductions), clients, strategy)
-    federation.carry_on(model, _Reporter(), resume=resume, boards=())
+    ):
+        federation = Federation(config, run, tuple(introductions), clients, strategy)
+        federation.carry_on(model, _Reporter(), resume=resume, boards=())
 
 
 def read_settings(options: Options) -> TrainConfig:

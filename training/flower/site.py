@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cache_schema.documents import read_record
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
 from cache_schema.manifest import read_manifest
@@ -96,15 +97,8 @@ def read_site(folder: Path) -> Site:
     Raises:
         InputError: If it is none, or its settings are not those of this release.
     """
-    path = folder / SITE_NAME
-    try:
-        return Site.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}); make a site with `train site init`"
-        ) from error
-    except ValidationError as error:
-        raise InputError(f"{path}: {describe(error)}") from error
+    advice = "bring it back, or make a site with `train site init`"
+    return read_record(folder / SITE_NAME, Site, advice)
 
 
 def check_site(folder: Path, on_shard: Callable[[str, int], None] | None = None) -> list[str]:
@@ -198,7 +192,12 @@ def _key_problems(folder: Path) -> Iterator[str]:
     if path.stat().st_mode & 0o077:
         yield f"{path}: others can read it; `chmod 600 {path}`"
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    if (folder / PUBLIC_KEY_NAME).read_bytes().strip() != public:
+    try:
+        is_own = (folder / PUBLIC_KEY_NAME).read_bytes().strip() == public
+    except OSError as error:
+        yield f"{folder / PUBLIC_KEY_NAME} cannot be read ({error.strerror}); bring it back"
+        return
+    if not is_own:
         yield f"{folder / PUBLIC_KEY_NAME}: belongs to another private key"
 
 

@@ -1,17 +1,15 @@
 """The network that a run starts from: a function of its settings alone."""
 
-import pickle
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from cache_schema.errors import InputError
 from training.config import TrainConfig
 from training.models.registry import SETTINGS, build_model, find_network, read_options
+from training.models.state_dict import StateDictError, read_state_dict
 from training.models.unetmm.encoder import Encoder, load_imagenet_weights
 from training.seeds import derive_seed
 
@@ -96,15 +94,8 @@ def load_encoder_weights(model: nn.Module, source: str) -> None:
         load_imagenet_weights(encoder)
         return
     try:
-        state = _read_state(Path(source))
+        state = read_state_dict(Path(source))
         encoder.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
-    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+    except (StateDictError, RuntimeError) as error:  # the latter of other tensors than ResNet18's
         reason = str(error).partition("\n")[0]
         raise InputError(f"--weights {source}: not a ResNet18 state dict ({reason})") from error
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return state

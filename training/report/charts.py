@@ -63,7 +63,7 @@ def training_charts(run: RunRecord) -> list[Picture]:
 
     def draw_dice(axes: Axes) -> None:
         for region, colour in REGION_COLOURS.items():
-            values = [record.dice[region] for record in rounds]
+            values = [record.dice_of(region) for record in rounds]
             marker = REGION_MARKERS[region]
             axes.plot(numbers, values, color=colour, marker=marker, markersize=4, label=region)
         axes.set_ylim(0, 1)
@@ -76,7 +76,7 @@ def training_charts(run: RunRecord) -> list[Picture]:
 
     first, last = rounds[0], rounds[-1]
     loss = f"from {first.loss:.3f} to {last.loss:.3f}"
-    dice = ", ".join(f"{r} {first.dice[r]:.2f} to {last.dice[r]:.2f}" for r in REGIONS)
+    dice = ", ".join(f"{r} {first.dice_of(r):.2f} to {last.dice_of(r):.2f}" for r in REGIONS)
     charts = [
         chart("Training loss", f"Training loss over the rounds, {loss}", draw_loss),
         chart("Training Dice", f"Training Dice over the rounds, {dice}", draw_dice),

@@ -1,15 +1,14 @@
 """Everything that a report needs to know of a run, read from its folder."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cache_schema.manifest import Manifest, digest
+from cache_schema.manifest import Manifest
 from cache_schema.vocabulary import COHORTS
 from training.config import TrainConfig, read_config
-from training.fairness import CLIENTS_PREFIX
+from training.fairness import CLIENTS_PREFIX, read_client_evaluation
 from training.models.trained import network_size
 from training.provenance import known_leakage, read_provenance
 from training.runlog import RoundRecord, read_events, rounds_of
@@ -17,8 +16,8 @@ from training.score_files import (
     EVALUATION_NAME,
     UNTRAINED_NAME,
     load_evaluation,
-    read_evaluation,
     read_scores,
+    require_evaluation,
 )
 from training.scores import Evaluation, Summary
 from training.show import count_defined
@@ -92,7 +91,7 @@ def read_runs(runs: Sequence[Path], manifest: Manifest) -> tuple[RunRecord, ...]
     """Read runs that were trained on one cache.
 
     Raises:
-        InputError: If one is no run.
+        InputError: If one is no run, or damaged.
     """
     return tuple(_read(run, name, manifest) for run, name in zip(runs, _names(runs), strict=True))
 
@@ -127,7 +126,7 @@ def _scored(
     run: Path, name: str, manifest: Manifest, provenance: Mapping[str, Any]
 ) -> Scored | None:
     """Read scores on this cache's test set; those on another are none."""
-    document, evaluation = read_evaluation(run, name), load_evaluation(run, manifest, name)
+    document, evaluation = require_evaluation(run, name), load_evaluation(run, manifest, name)
     if document is None or evaluation is None:
         return None
     groups = {name: document["summary"].get(name) for name in (*COHORTS, "all")}
@@ -141,8 +140,8 @@ def _is_alike(scored: Scored, untrained: Scored) -> bool:
 
 def _read_clients(run: Path, manifest: Manifest) -> dict[str, Any] | None:
     """Read clients' scores, and count the cases behind each mean if their own scores are there."""
-    name = f"{CLIENTS_PREFIX}{EVALUATION_NAME}"
-    document, scores = _read_json(run / f"{name}.json", manifest), read_scores(run, name)
+    document = read_client_evaluation(run, manifest)
+    scores = read_scores(run, f"{CLIENTS_PREFIX}{EVALUATION_NAME}")
     if document is None or not scores:
         return document
     owners = {case.case_id: str(case.client) for case in manifest.cases}
@@ -151,12 +150,3 @@ def _read_clients(run: Path, manifest: Manifest) -> dict[str, Any] | None:
         for client in document["clients"]
     }
     return {**document, "counts": counts}
-
-
-def _read_json(path: Path, manifest: Manifest) -> dict[str, Any] | None:
-    """Read clients' scores, None if there are none or they are those on another cache."""
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return document if document.get("manifest") == digest(manifest) else None

@@ -81,7 +81,7 @@ def _round_cells(record: RoundRecord) -> tuple[str, ...]:
     return (
         str(record.round),
         f"{record.loss:.4f}",
-        *(f"{record.dice[region]:.3f}" for region in REGIONS),
+        *(f"{record.dice_of(region):.3f}" for region in REGIONS),
         "all together" if together else str(len(sound)),
         str(len(record.absent)),
         str(len(record.clients) - len(sound)),
@@ -108,7 +108,7 @@ def trouble_table(run: RunRecord) -> PageTable | None:
     rows = [row for record in run.rounds for row in _trouble_of(record, reasons)]
     for event in run.events:
         if event["event"] == "resumed":
-            number = event.get("round", event.get("epoch"))
+            number = event.get("round", event.get("epoch", 1))
             rows.append(Row((str(number), NONE, "resumed", "went on after an interruption")))
     rows.sort(key=lambda row: int(row.cells[0]))
     header = ("round", "client", "what", "why")

@@ -38,3 +38,15 @@ def test_other_rounds_of_a_client_are_forgotten_older_and_newer(tmp_path):
     assert names(tmp_path) == [f"client-{n}.safetensors" for n in ("00.10", "01.1", "10.1")]
     memory.forget_all_but(1, None)
     assert names(tmp_path) == [f"client-{n}.safetensors" for n in ("00.10", "10.1")]
+
+
+def test_a_folder_that_leads_elsewhere_is_neither_written_to_nor_cleared(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "client-03.1.safetensors").write_text("mine")
+    (tmp_path / "clients").symlink_to("outside")
+    memory = ClientMemory(tmp_path / "clients")
+    with pytest.raises(InputError, match="clients is a link"):
+        memory.save(3, 2, state(1))
+    with pytest.raises(InputError, match="clients is a link"):
+        memory.forget_all_but(3, None)
+    assert names(tmp_path / "outside") == ["client-03.1.safetensors"]

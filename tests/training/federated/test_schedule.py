@@ -1,5 +1,6 @@
 """How long clients train in a round and at which rate, by hand and in whole runs."""
 
+import json
 import math
 
 import pytest
@@ -208,3 +209,43 @@ def test_the_rate_is_what_the_schedule_says_in_every_step(
     assert rates == pytest.approx([0.01] * 4 + [0.01 * factor] * 2)
     last = read_rounds(tmp_path / "run")[-1]
     assert ("learning_rate" in last.figures) == (schedule == "plateau")
+
+
+@pytest.fixture
+def interrupted(small_cache, tiny_config, tmp_path, observer):
+    """A run whose schedule looks back, killed after its second round, and how it goes on."""
+    config = configured(tiny_config, rounds=3, lr_schedule="plateau", lr_patience=1)
+
+    def kill(**told):
+        if told["round_number"] == 3:
+            raise KilledError
+
+    observer.step = kill
+    with pytest.raises(KilledError):
+        run_federation(config, small_cache, tmp_path / "run", observer)
+    del observer.step
+    return lambda: run_federation(config, small_cache, tmp_path / "run", observer, resume=True)
+
+
+@pytest.mark.parametrize("name", ["loss", "dice"])
+def test_a_schedule_does_not_go_on_from_rounds_that_the_log_tells_otherwise(
+    name, interrupted, tmp_path
+):
+    path = tmp_path / "run" / "log.jsonl"
+    whole = path.read_text()
+    events = [json.loads(line) for line in whole.splitlines()]
+    first = next(event for event in events if event["event"] == "round")
+    first[name] = 0.125 if name == "loss" else dict.fromkeys(first["dice"], 0.125)
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    with pytest.raises(InputError, match=r"log\.jsonl has changed before the last round"):
+        interrupted()
+    path.write_text(whole)
+    interrupted()
+    assert len(read_rounds(tmp_path / "run")) == 3
+
+
+def test_a_schedule_does_not_go_on_without_a_round_that_is_damaged(interrupted, tmp_path):
+    path = tmp_path / "run" / "log.jsonl"
+    path.write_text(path.read_text().replace('"event": "round"', '"event": 7', 1))
+    with pytest.raises(InputError, match=r"log\.jsonl"):
+        interrupted()

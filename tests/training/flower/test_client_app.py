@@ -1,6 +1,7 @@
 """A hospital's side, called as Flower calls it."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -113,3 +114,13 @@ def test_a_node_without_a_site_and_a_site_without_shards_say_so(site, own_cache,
     assert "started without its site" in problem(ask(HELLO, content))
     shutil.rmtree(own_cache / "clients")
     assert "client-01" in problem(ask(HELLO, content, site=str(site)))
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "..", "", "a/b"])
+def test_a_server_cannot_name_a_folder_outside_the_memory(name, site, config, tmp_path):
+    order = Order(1, initial_model(config).state_dict())
+    task = replace(task_of(config), run=name)
+    before = sorted(tmp_path.rglob("*"))
+    content = pack_order(task, order, 7, pack_model(order))
+    assert "the server's name of the run is none" in problem(ask("train", content, site=str(site)))
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,5 +1,6 @@
 """What is packed for the way is unpacked as it was, every bit of it."""
 
+import json
 import math
 
 import pytest
@@ -113,3 +114,13 @@ def test_a_signature_tells_names_shapes_and_types_apart_but_neither_order_nor_va
         {"v" if name == "w" else name: tensor for name, tensor in MODEL.items()},
     ):
         assert sign(odd) != signature
+
+
+@pytest.mark.parametrize("change", [{"round": "x/../../y"}, {"remembered": {"7": "x/../../y"}}])
+def test_a_number_of_a_round_that_is_a_path_is_refused(change):
+    order = Order(2, {"w": torch.zeros(1)}, remembered={7: 1})
+    content = pack_order(TASK, order, 7, pack_model(order))
+    record = content.config_records["order"]
+    record["json"] = json.dumps({**json.loads(str(record["json"])), **change})
+    with pytest.raises(ValueError, match="invalid literal"):
+        unpack_order(content)

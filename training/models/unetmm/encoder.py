@@ -1,8 +1,5 @@
 """The shared ResNet18 and its ImageNet weights (paper, section 2.2)."""
 
-import io
-import pickle
-from contextlib import redirect_stdout
 from http.client import HTTPException
 from pathlib import Path
 from typing import Final, Literal
@@ -13,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18  # type: ignore[import-untyped]
 
 from cache_schema.errors import InputError
+from training.models.state_dict import StateDictError, read_state_dict
 
 Level = Literal["en2", "en4", "en5", "en6", "en7"]
 
@@ -20,6 +18,9 @@ CHANNELS: Final[dict[Level, int]] = {"en2": 64, "en4": 64, "en5": 128, "en6": 25
 """Channels of every level of the encoder, fine to coarse (equations 3 to 6)."""
 
 LEVELS: Final[tuple[Level, ...]] = tuple(CHANNELS)
+
+IMAGENET_SHA256: Final = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
+"""Of torchvision's file, whose name carries the first eight digits."""
 
 STRIDE: Final = 32
 """Pixels of the image along one side of a pixel of `en7`."""
@@ -81,27 +82,31 @@ def repeat_to_rgb(
 def load_imagenet_weights(encoder: Encoder) -> None:
     """Fill the encoder with torchvision's ImageNet weights of ResNet18.
 
-    The file is read from torch's cache if it is there and downloaded otherwise.
+    The file is read from torch's cache if it is there and downloaded otherwise. Its SHA-256 is checked
+    each time, as it may have been put there by hand; only tensors are read from it.
 
     Args:
         encoder: Changed in place.
 
     Raises:
-        InputError: If there is neither file nor network; put the named file in the named folder.
+        InputError: If there is neither file nor network, or it is another file; put the named file in
+            the named folder.
     """
-    weights = ResNet18_Weights.IMAGENET1K_V1
+    url = ResNet18_Weights.IMAGENET1K_V1.url
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
     try:
-        with redirect_stdout(io.StringIO()):  # torch.hub announces its downloads there
-            state = weights.get_state_dict(progress=False, check_hash=True)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), IMAGENET_SHA256, progress=False)
+        state = read_state_dict(path, digest=IMAGENET_SHA256)
         encoder.load_state_dict(
             {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
         )
     # A download fails with OSError (URLError is one) or HTTPException, a wrong hash or foreign
-    # weights with RuntimeError, a file that was cut short with one of the last three.
-    except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
+    # weights with RuntimeError.
+    except (OSError, HTTPException, RuntimeError, StateDictError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"--weights imagenet: cannot load {Path(weights.url).name} ({reason}); "
-            f"fetch {weights.url} and put it in {folder}, or give --weights none"
+            f"--weights imagenet: cannot load {path} ({reason}); remove it if it is there, fetch {url} and "
+            f"put it in {path.parent}, or give --weights none"
         ) from error

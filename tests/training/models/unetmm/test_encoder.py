@@ -1,5 +1,8 @@
 """The shared encoder against torchvision's own forward pass, and its weights without a network."""
 
+import pickle
+from hashlib import sha256
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -10,6 +13,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from cache_schema.errors import InputError
 from training.models.unetmm.encoder import (
     CHANNELS,
+    IMAGENET_SHA256,
     LEVELS,
     Encoder,
     load_imagenet_weights,
@@ -30,6 +34,12 @@ def torch_home(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     return tmp_path / "hub" / "checkpoints"
+
+
+def accept(path, monkeypatch):
+    """Take a file for torchvision's."""
+    digest = sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr("training.models.unetmm.encoder.IMAGENET_SHA256", digest)
 
 
 def test_every_level_has_the_size_and_channels_of_equations_3_to_6(encoder):
@@ -69,10 +79,11 @@ def test_each_modality_passes_through_the_layers_of_resnet18(encoder):
         assert_close(en7[:, modality], hidden, atol=1e-5, rtol=1e-5)
 
 
-def test_imagenet_weights_are_found_in_the_folder_that_the_error_names(torch_home):
+def test_imagenet_weights_are_found_in_the_folder_that_the_error_names(torch_home, monkeypatch):
     torch.manual_seed(1)
     state = resnet18(weights=None).state_dict()
     torch.save(state, torch_home / WEIGHTS_FILE)
+    accept(torch_home / WEIGHTS_FILE, monkeypatch)
     encoder = Encoder()
     load_imagenet_weights(encoder)
     for name, tensor in encoder.state_dict().items():
@@ -105,7 +116,44 @@ def test_a_damaged_weights_file_is_one_clear_line(torch_home, content):
     assert "\n" not in str(caught.value)
 
 
-def test_weights_of_another_network_are_refused(torch_home):
+def test_weights_of_another_network_are_refused(torch_home, monkeypatch):
     torch.save({"conv1.weight": torch.zeros(3)}, torch_home / WEIGHTS_FILE)
+    accept(torch_home / WEIGHTS_FILE, monkeypatch)
     with pytest.raises(InputError, match=WEIGHTS_FILE):
         load_imagenet_weights(Encoder())
+
+
+def test_the_digest_begins_as_the_name_of_the_file_says():
+    assert f"resnet18-{IMAGENET_SHA256[:8]}.pth" == WEIGHTS_FILE
+    assert Path(ResNet18_Weights.IMAGENET1K_V1.url).name == WEIGHTS_FILE
+
+
+def test_a_file_put_by_hand_with_other_weights_is_refused_at_every_load(torch_home):
+    torch.save(resnet18(weights=None).state_dict(), torch_home / WEIGHTS_FILE)
+    with pytest.raises(InputError, match=f"{WEIGHTS_FILE} .its SHA-256 is not {IMAGENET_SHA256}"):
+        load_imagenet_weights(Encoder())
+
+
+class Planted:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))]
+)
+def test_a_planted_pickle_runs_nothing_even_if_its_digest_were_right(
+    save, torch_home, tmp_path, monkeypatch
+):
+    save({"conv1.weight": Planted(tmp_path / "ran")}, torch_home / WEIGHTS_FILE)
+    with pytest.raises(InputError, match="its SHA-256"):
+        load_imagenet_weights(Encoder())
+    accept(torch_home / WEIGHTS_FILE, monkeypatch)
+    with pytest.raises(InputError, match="it holds other things than tensors"):
+        load_imagenet_weights(Encoder())
+    assert not (tmp_path / "ran").exists()
