@@ -4,6 +4,7 @@ Whoever imports this pays for torch once; a child inherits it. No child starts p
 gets a Dask worker that is a thread.
 """
 
+import gc
 import os
 import re
 import resource
@@ -209,6 +210,7 @@ def warm_up() -> None:
     from training.models.registry import MODELS, Network
 
     MODELS["tiny"] = Network(TinyNet)
+    gc.freeze()  # a child would else copy what it does not change
 
 
 def require(world: Path, arguments: tuple[str, ...]) -> None:

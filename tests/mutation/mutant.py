@@ -7,7 +7,7 @@ from random import Random
 from typing import Literal
 
 Damage = Callable[[Path, Random], None]
-"""Changes the world that it is given."""
+"""Changes the world, or the file, that it is given."""
 
 Expected = Literal["refused or same", "refused", "anything sound"]
 """`anything sound` is for a document that is valid and says something else: nobody can tell."""

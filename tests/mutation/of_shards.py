@@ -1,5 +1,6 @@
 """Damage to shards: bits of every part of the file, and values of its tables."""
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import h5py
 import hdf5plugin  # noqa: F401  # registers LZ4 with plain h5py
 import numpy as np
 
-from tests.mutation.mutant import Mutant, flip_bit, truncate
+from tests.mutation.mutant import Damage, Mutant, flip_bit, truncate
 from tests.mutation.worlds import shards
 
 READERS = (
@@ -22,24 +23,21 @@ SIGNATURES = {"btree": b"TREE", "symbols": b"SNOD", "heap": b"HEAP", "strings": 
 Edit = Callable[[h5py.File, Random], None]
 
 
-def _pick(world: Path, random: Random) -> Path:
-    """Choose a shard, of a client or of the test set."""
-    is_test = random.random() < 0.4
-    return random.choice(shards(world / "cache", is_test=is_test))
+def in_both(world: Path, random: Random, damage: Damage) -> None:
+    """Damage a training shard and a test shard, so that whoever reads slices meets one."""
+    for is_test in (False, True):
+        damage(random.choice(shards(world / "cache", is_test=is_test)), random)
 
 
-def flip_near(world: Path, random: Random, signature: bytes, length: int = 96) -> None:
+def flip_near(path: Path, random: Random, signature: bytes, length: int = 96) -> None:
     """Flip a bit in one of HDF5's own structures."""
-    path = _pick(world, random)
     content = path.read_bytes()
-    starts = [k for k in range(len(content)) if content.startswith(signature, k)]
-    start = random.choice(starts)
+    start = random.choice([found.start() for found in re.finditer(signature, content)])
     flip_bit(path, random, start, start + length)
 
 
-def flip_header(world: Path, random: Random) -> None:
+def flip_header(path: Path, random: Random) -> None:
     """Flip a bit in the header of the root, a group or a dataset."""
-    path = _pick(world, random)
     names: list[str] = ["/"]
     with h5py.File(path) as file:
         file.visit(names.append)
@@ -47,26 +45,17 @@ def flip_header(world: Path, random: Random) -> None:
     flip_bit(path, random, address, address + 256)
 
 
-def flip_chunk(world: Path, random: Random, name: str) -> None:
+def flip_chunk(path: Path, random: Random, name: str) -> None:
     """Flip a bit in a stored chunk."""
-    path = _pick(world, random)
     with h5py.File(path) as file:
         chunks = file[name].id
         chunk = chunks.get_chunk_info(random.randrange(chunks.get_num_chunks()))
     flip_bit(path, random, chunk.byte_offset, chunk.byte_offset + chunk.size)
 
 
-def flip_within(world: Path, random: Random, start: int, stop: int | None) -> None:
-    flip_bit(_pick(world, random), random, start, stop)
-
-
-def cut(world: Path, random: Random) -> None:
-    truncate(_pick(world, random), random)
-
-
-def edit(world: Path, random: Random, change: Edit) -> None:
+def edit(path: Path, random: Random, change: Edit) -> None:
     """Change a shard through h5py, so that its structure stays valid."""
-    with h5py.File(_pick(world, random), "r+") as file:
+    with h5py.File(path, "r+") as file:
         change(file, random)
 
 
@@ -222,19 +211,20 @@ EDITS: dict[str, Edit] = {
 
 def mutants(repeats: int) -> Iterator[Mutant]:
     """Yield damage to shards, that by chance `repeats` times."""
-    by_chance = {
-        "superblock bit": partial(flip_within, start=0, stop=96),
-        "any bit": partial(flip_within, start=0, stop=None),
+    by_chance: dict[str, Damage] = {
+        "superblock bit": partial(flip_bit, start=0, stop=96),
+        "any bit": flip_bit,
         "header bit": flip_header,
         "image bit": partial(flip_chunk, name="image"),
         "label bit": partial(flip_chunk, name="label"),
         "z bit": partial(flip_chunk, name="z"),
         "checksum bit": partial(flip_chunk, name="checksum"),
-        "cut": cut,
+        "cut": truncate,
         **{f"{k} bit": partial(flip_near, signature=s) for k, s in SIGNATURES.items()},
     }
     for kind, damage in by_chance.items():
-        yield from (Mutant("shard", kind, k, damage, READERS) for k in range(repeats))
+        own = partial(in_both, damage=damage)
+        yield from (Mutant("shard", kind, k, own, READERS) for k in range(repeats))
     for kind, change in EDITS.items():
-        for k in range(max(1, repeats // 4)):
-            yield Mutant("shard", kind, k, partial(edit, change=change), READERS)
+        own = partial(in_both, damage=partial(edit, change=change))
+        yield from (Mutant("shard", kind, k, own, READERS) for k in range(max(1, repeats // 4)))

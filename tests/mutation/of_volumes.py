@@ -79,11 +79,10 @@ def edit(world: Path, random: Random, change: Change) -> None:
 
 
 def edit_file(world: Path, random: Random, change: Callable[[Path, Random], None]) -> None:
-    """Change the file itself."""
-    first, *others = _pick(world, random)
-    change(first, random)
-    for path in others:
-        path.write_bytes(first.read_bytes())
+    """Change the file itself; both by the same dice."""
+    dice = random.random()
+    for path in _pick(world, random):
+        change(path, Random(dice))
 
 
 def append(path: Path, random: Random) -> None:
