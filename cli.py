@@ -33,6 +33,7 @@ from cache_schema.errors import InputError
 from cache_schema.machine import complete_environment
 
 if TYPE_CHECKING:
+    from cache_schema.vocabulary import Split
     from training.config import TrainConfig
     from training.runlog import Board, RoundRecord
 
@@ -539,6 +540,10 @@ TumourShare = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 LoaderWorkers = Annotated[int, typer.Option(help="Processes that read shards.")]
+TrustCache = Annotated[
+    bool,
+    typer.Option("--trust-cache", help="Do not hash the shards before they are read."),
+]
 Device = Annotated[
     str,
     typer.Option(help="auto, cpu, cuda, cuda:1, mps; `train fed` takes several: cuda:0,cuda:1."),
@@ -573,6 +578,15 @@ def _boards(mlflow: str | None) -> "Iterator[Sequence[Board]]":
     finally:
         if board.problem is not None:
             errors.print(board.problem, markup=False)
+
+
+def _require_whole_shards(cache: Path, *splits: "Split", trusted: bool) -> None:
+    """Hash the shards that a command will open, once, unless the cache is trusted."""
+    from cache_schema.admission import require_whole_splits
+
+    if not trusted:
+        with _counting("shards") as count:
+            require_whole_splits(cache, *splits, on_shard=count)
 
 
 _PARAMETERS = {
@@ -690,6 +704,7 @@ def train_fed(
     precision: Precision = "auto",
     compile: Compile = "auto",
     mlflow: Mlflow = None,
+    trust_cache: TrustCache = False,
 ) -> None:
     """Train one model over all clients of a cache, on this machine."""
     from training.federated.engine import run_federation
@@ -700,9 +715,10 @@ def train_fed(
             "--local-epochs and --local-steps exclude each other; leave one of them out"
         )
     config = _training_config(context, run)
-    goes_on = _goes_on_with_resume(run)
-    with goes_on, _boards(mlflow) as boards, _progress("steps") as progress:
-        run_federation(config, cache, run, _TrainingBar(progress), resume=resume, boards=boards)
+    with _goes_on_with_resume(run):
+        _require_whole_shards(cache, "train", trusted=trust_cache)
+        with _boards(mlflow) as boards, _progress("steps") as progress:
+            run_federation(config, cache, run, _TrainingBar(progress), resume=resume, boards=boards)
     if target_dice is not None:
         reached = record_target(run, target_dice)
         when = "no round" if reached is None else f"round {reached} first"
@@ -740,15 +756,17 @@ def train_central(
     precision: Precision = "auto",
     compile: Compile = "auto",
     mlflow: Mlflow = None,
+    trust_cache: TrustCache = False,
 ) -> None:
     """Train one model on everybody's slices together, as if there were no clients."""
     from training.central import run_central
     from training.config import CENTRAL
 
     config = _training_config(context, run, strategy=CENTRAL, local_epochs=1)
-    goes_on = _goes_on_with_resume(run)
-    with goes_on, _boards(mlflow) as boards, _progress("steps") as progress:
-        run_central(config, cache, run, _TrainingBar(progress), resume=resume, boards=boards)
+    with _goes_on_with_resume(run):
+        _require_whole_shards(cache, "train", trusted=trust_cache)
+        with _boards(mlflow) as boards, _progress("steps") as progress:
+            run_central(config, cache, run, _TrainingBar(progress), resume=resume, boards=boards)
     _say(f"{run} is finished; `train eval {run} --cache {cache}` scores it")
 
 
@@ -791,6 +809,7 @@ def train_eval(
         int | None, typer.Option(min=1, help="Slices at a time; by default as in training.")
     ] = None,
     device: Device = "auto",
+    trust_cache: TrustCache = False,
 ) -> None:
     """Score runs on the test set of every cohort, per case in 3D: Dice, HD95, sensitivity, specificity."""
     from training.comparison import compare_runs
@@ -811,6 +830,8 @@ def train_eval(
 
     scoring = Scoring(convention, tta, postprocess_et, batch_size)
     require_runs(runs, cache, untrained=untrained)
+    splits: Sequence[Split] = ("test", "train") if clients else ("test",)
+    _require_whole_shards(cache, *splits, trusted=trust_cache)
     scored = []
     for run in runs:
         with _counting("cases") as count:
@@ -997,14 +1018,17 @@ def train_ablate(
     seed: Seed = 0,
     loader_workers: LoaderWorkers = 1,
     device: Device = "auto",
+    trust_cache: TrustCache = False,
 ) -> None:
     """Train and score every position embedding of the paper's Table 4, with its statistics."""
     from training.ablate import ablate, ablation_table, statistics_table, write_ablation
     from training.config import make_config
 
     config = make_config(**_settings(context))
-    with _goes_on(), _progress("steps") as progress:
-        ablation = ablate(config, cache, run, _AblationBar(progress))
+    with _goes_on():
+        _require_whole_shards(cache, "train", "test", trusted=trust_cache)
+        with _progress("steps") as progress:
+            ablation = ablate(config, cache, run, _AblationBar(progress))
     console.print(ablation_table(ablation), statistics_table(ablation))
     _say(f"written: {write_ablation(run, ablation)}")
 
@@ -1059,6 +1083,7 @@ def train_compare(
     device: Device = "auto",
     precision: Precision = "auto",
     compile: Compile = "auto",
+    trust_cache: TrustCache = False,
 ) -> None:
     """Train networks under one budget, centrally, score them alike and show them in one table."""
     from training.compare import compare, cost_table, scored_runs, write_comparison
@@ -1069,6 +1094,7 @@ def train_compare(
         raise InputError("give a budget: either --steps or --minutes")
     contestants = read_contestants(models)
     with _goes_on():
+        _require_whole_shards(cache, "train", "test", trusted=trust_cache)
         results = compare(
             contestants,
             cache,
@@ -1111,6 +1137,7 @@ def site_init(
     ] = None,
     loader_workers: LoaderWorkers = 1,
     device: Device = "auto",
+    trust_cache: TrustCache = False,
 ) -> None:
     """Make a hospital's site and its key pair."""
     _require_flower()
@@ -1124,6 +1151,7 @@ def site_init(
             cache_client=client if cache_client is None else cache_client,
             device=device,
             loader_workers=loader_workers,
+            trust_cache=trust_cache,
         ),
     )
     _say(f"{folder} is made; send {folder / PUBLIC_KEY_NAME} to the coordinator")

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -84,6 +85,11 @@ def parse_object(content: bytes | str, *, is_finite: bool = True) -> dict[str, A
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - of the text, not of an argument
     return document
+
+
+def digest_of(document: Mapping[str, Any]) -> str:
+    """Compute the SHA-256 of a document, whatever the order of its keys."""
+    return sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def reason_of(error: Exception) -> str:

@@ -7,7 +7,7 @@ bytes: keys are sorted, and there is no clock, host name or absolute path in it.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -358,6 +358,8 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     yield from _shard_contradictions(manifest)
     yield from _count_contradictions(manifest)
     yield from _leak_contradictions(manifest)
+    yield from _partition_contradictions(manifest)
+    yield from _absence_contradictions(manifest)
     yield from _synthetic_contradictions(manifest)
 
 
@@ -409,12 +411,63 @@ def _leak_contradictions(manifest: Manifest) -> Iterator[str]:
             clients.setdefault(case.patient_id, set()).add(case.client)
     split = sorted(patient for patient, owners in clients.items() if len(owners) > 1)
     yield from (f"cases: patient {patient} is on more than one client" for patient in split)
-    tested = {case.patient_id for case in manifest.cases if case.split == "test"}
-    leaked = len(tested & clients.keys())
-    if leaked != manifest.leakage.also_in_training:
-        yield f"leakage: {manifest.leakage.also_in_training} recorded, the cases show {leaked}"
-    if leaked and manifest.options.protocol == "patient":
-        yield f"leakage: {leaked} test patients are in training under protocol patient"
+    found = count_leakage(manifest.cases, manifest.options.protocol)
+    yield from _differences("leakage", manifest.leakage, found)
+    if found.also_in_training and manifest.options.protocol == "patient":
+        yield f"leakage: {found.also_in_training} test patients are in training under protocol patient"
+
+
+def _differences(place: str, recorded: Document, found: Document) -> Iterator[str]:
+    for field, shown in found:
+        said = getattr(recorded, field)
+        if said != shown:
+            yield f"{place}: {field} {said} recorded, the cases show {shown}"
+
+
+def _partition_contradictions(manifest: Manifest) -> Iterator[str]:
+    """Recount what the manifest says of the partition, as far as its cases tell."""
+    recorded = manifest.partition
+    for place, client in enumerate(recorded.clients):
+        found = count_client(place, manifest.cases)
+        yield from _differences(f"partition.clients.{place}", client, found)
+    duplicates = find_duplicates(manifest.cases)
+    for patient in sorted(duplicates.keys() | recorded.duplicates.keys()):
+        said, shown = recorded.duplicates.get(patient), duplicates.get(patient)
+        if said != shown:
+            yield f"partition.duplicates: {said} of {patient} recorded, the cases show {shown}"
+    yield from _deal_contradictions(manifest)
+
+
+def _deal_contradictions(manifest: Manifest) -> Iterator[str]:
+    """Hold against the clients what was drawn and dealt; some dealt patients may be in quarantine."""
+    recorded, number = manifest.partition, manifest.options.clients
+    for name, shares in (("sizes", recorded.sizes), *recorded.q.items()):
+        if len(shares) != number:
+            yield f"partition: {name} of {len(shares)} clients, options say {number}"
+    for size, client in zip(recorded.sizes, recorded.clients, strict=False):
+        if size < client.patients:
+            yield f"partition: client {client.client} was dealt {size} patients and has {client.patients}"
+    missing = sum(recorded.sizes) - sum(client.patients for client in recorded.clients)
+    if missing > len(manifest.quarantined):
+        yield (
+            f"partition: {missing} dealt patients are not here, {len(manifest.quarantined)} cases are "
+            "in quarantine"
+        )
+    for move in recorded.repairs:
+        if max(move.source, move.target) >= number:
+            yield f"partition: {move.patient_id} was moved from {move.source} to {move.target}"
+
+
+def _absence_contradictions(manifest: Manifest) -> Iterator[str]:
+    """A case that is said to be left out is not here."""
+    here = {case.case_id for case in manifest.cases}
+    for field, left_out in (
+        ("quarantined", manifest.quarantined),
+        ("superseded", manifest.superseded),
+    ):
+        for entry in left_out:
+            if entry.case_id in here:
+                yield f"{field}: {entry.case_id} is among the cases"
 
 
 def _synthetic_contradictions(manifest: Manifest) -> Iterator[str]:
@@ -443,6 +496,34 @@ def count_cohorts(cases: tuple[CaseRecord, ...]) -> dict[Cohort, CohortRecord]:
                 test_cases=sum(case.split == "test" for case in own),
             )
     return records
+
+
+def count_client(client: int, cases: Iterable[CaseRecord]) -> ClientRecord:
+    """Count what one client has got: patients, cases, slices, and the mix of grades, sites and labels."""
+    own = [case for case in cases if case.client == client]
+    labels = [case.label_voxels for case in own]
+    return ClientRecord(
+        client=client,
+        patients=len({case.patient_id for case in own}),
+        cases=len(own),
+        slices=sum(case.num_slices for case in own),
+        grades=dict(Counter(case.grade for case in own)),
+        sites=dict(Counter(case.site for case in own)),
+        label_voxels=LabelVoxels(
+            NEC=sum(each.NEC for each in labels),
+            ED=sum(each.ED for each in labels),
+            ET=sum(each.ET for each in labels),
+        ),
+    )
+
+
+def find_duplicates(cases: Iterable[CaseRecord]) -> dict[str, tuple[str, ...]]:
+    """List the training patients with several cases, and those cases in their order."""
+    owned: dict[str, list[str]] = {}
+    for case in cases:
+        if case.split == "train":
+            owned.setdefault(case.patient_id, []).append(case.case_id)
+    return {patient: tuple(names) for patient, names in owned.items() if len(names) > 1}
 
 
 def count_leakage(

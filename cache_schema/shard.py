@@ -6,9 +6,8 @@ HDF5 handle carried over a fork returns wrong data without an error (pytorch iss
 """
 
 import hashlib
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,39 +23,20 @@ from jaxtyping import Float16, Float64, Int, Integer, UInt8, UInt32
 from cache_schema.chunk import checksum, compress_chunk, decompress_chunk
 from cache_schema.errors import InputError
 from cache_schema.files import PARTIAL_SUFFIX, sync
-from cache_schema.geometry import MAX_SIDE, MAX_VOXELS
-from cache_schema.names import check_name, check_site
 from cache_schema.reading import open_regular, require_regular
+from cache_schema.shard_form import (
+    CHUNKED,
+    NUMBER_COLUMNS,
+    ROW_COLUMNS,
+    STRING_COLUMNS,
+    require_form,
+)
 from cache_schema.vocabulary import LABEL_CONVENTION, MODALITIES
 
 SCHEMA_NAME: Final = "fedunetmm-shard"
 SCHEMA_VERSION: Final = 1
 TEST_CLIENT: Final = -1
 """What a shard of the test set has for its client attribute."""
-
-ROW_COLUMNS: Final[dict[str, tuple[type, tuple[int, ...]]]] = {
-    "case_index": (np.int32, ()),
-    "z": (np.int32, ()),
-    "label_voxels": (np.int32, (3,)),
-    "checksum": (np.uint32, (2,)),
-}
-NUMBER_COLUMNS: Final[dict[str, tuple[type, tuple[int, ...]]]] = {
-    "first_row": (np.int64, ()),
-    "stop_row": (np.int64, ()),
-    "affine": (np.float64, (4, 4)),
-    "shape": (np.int64, (3,)),
-    "mean": (np.float64, (4,)),
-    "std": (np.float64, (4,)),
-    "present": (np.bool_, (4,)),
-    "checksum": (np.uint32, ()),
-}
-CHUNKED: Final = ("image", "label")
-"""Datasets of one compressed chunk a row."""
-MIN_ROW_BYTES: Final = 32
-"""Of a stored slice: two chunks, which say their sizes in 16 bytes each."""
-MAX_ROWS: Final = 2**24
-MAX_FIXED_STRING: Final = 2**16
-STRING_COLUMNS: Final = ("case_id", "patient_id", "cohort", "grade", "site", "key", "findings")
 
 
 @dataclass(frozen=True)
@@ -391,12 +371,13 @@ class ShardReader:
         try:
             if self._file is None or self._pid != os.getpid():
                 self.close()
-                self._file = _open(self.path)
+                self._file, self._pid = _open(self.path), os.getpid()
                 self._columns = {name: _Column(self._file, name) for name in CHUNKED}
-                self._pid = os.getpid()
             yield self._file
-        except (OSError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())
+        except InputError:
+            raise
+        except Exception as error:  # h5py and NumPy raise nearly every kind on damage
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
                 f"shard {self.path} cannot be read ({reason}); run `prep verify` on the cache, "
                 "then `prep partition` again to rebuild what is damaged"
@@ -448,7 +429,8 @@ class ShardReader:
 
     def has_sound_tables(self, entry: CaseEntry) -> bool:
         """Tell whether the tables say of a case what was once written, names and place apart."""
-        return _checksum_tables(entry, self._rows(entry)) == entry.checksum
+        with self._opened():
+            return _checksum_tables(entry, self._rows(entry)) == entry.checksum
 
     def stored(self, entry: CaseEntry) -> StoredCase:
         """Read a case as it is stored, without decoding it.
@@ -477,39 +459,8 @@ class ShardReader:
             group = file["cases"]
             columns: dict[str, Any] = {name: group[name].asstr()[:] for name in STRING_COLUMNS}
             columns |= {name: group[name][:] for name in NUMBER_COLUMNS}
-            _check_names(columns)
-            _check_volumes(columns["shape"])
-        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-        return tuple(_entry(row) for row in rows)
-
-
-def _check_names(columns: Mapping[str, Iterable[str]]) -> None:
-    """Make sure that the names of a table are such; see `cache_schema.names`.
-
-    Raises:
-        ValueError: Naming the column.
-    """
-    for column, check in {
-        "case_id": check_name,
-        "patient_id": check_name,
-        "site": check_site,
-    }.items():
-        try:
-            for name in columns[column]:
-                check(name)
-        except ValueError as error:
-            raise ValueError(f"{column}: {error}") from error
-
-
-def _check_volumes(shapes: Int[np.ndarray, "case 3"]) -> None:
-    """Make sure that the volumes of a table are of a size that one can be restored to.
-
-    Raises:
-        ValueError: If one is not.
-    """
-    for shape in shapes.tolist():
-        if not all(0 < side <= MAX_SIDE for side in shape) or math.prod(shape) > MAX_VOXELS:
-            raise ValueError(f"cases/shape claims a volume of {shape}")
+            rows = zip(*columns.values(), strict=True)
+            return tuple(_entry(dict(zip(columns, row, strict=True))) for row in rows)
 
 
 def _entry(row: dict[str, Any]) -> CaseEntry:
@@ -542,6 +493,16 @@ def _open(path: Path) -> Any:  # noqa: ANN401
     require_regular(path)
     # A finished shard never changes, and not every file system has locks.
     file = h5py.File(path, "r", rdcc_nbytes=0, locking=False)
+    try:
+        _require_version(file, path)
+        require_form(file)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _require_version(file: Any, path: Path) -> None:  # noqa: ANN401
     if file.attrs.get("schema") != SCHEMA_NAME:
         raise InputError(f"{path} is not a shard of this project")
     version = int(file.attrs["schema_version"])
@@ -555,44 +516,6 @@ def _open(path: Path) -> Any:  # noqa: ANN401
         raise InputError(
             f"{path} has labels of convention {convention}, this release reads {LABEL_CONVENTION}"
         )
-    _check_sizes(file, path.stat().st_size)
-    return file
-
-
-def _check_sizes(file: Any, num_bytes: int) -> None:  # noqa: ANN401
-    """Make sure that nothing in a shard claims to be larger than the file can hold.
-
-    Raises:
-        ValueError: Naming the dataset.
-    """
-    rows, *plane = file["label"].shape
-    if not 0 < rows <= min(num_bytes // MIN_ROW_BYTES, MAX_ROWS):
-        raise ValueError(f"label claims {rows} slices in a file of {num_bytes} bytes")
-    if len(plane) != 2 or not all(0 < side <= MAX_SIDE for side in plane):
-        raise ValueError(f"label claims slices of {plane}")
-    chunked = {"image": (np.float16, (4, *plane)), "label": (np.uint8, tuple(plane))}
-    for name, (dtype, tail) in {**ROW_COLUMNS, **chunked}.items():
-        _check_table(file[name], (rows, *tail), dtype)
-    cases = file["cases"]
-    (num_cases,) = cases["case_id"].shape
-    if num_cases > rows:
-        raise ValueError(f"cases claims {num_cases} cases of {rows} slices")
-    for name, (dtype, tail) in NUMBER_COLUMNS.items():
-        _check_table(cases[name], (num_cases, *tail), dtype)
-    for name in STRING_COLUMNS:
-        text = h5py.check_string_dtype(cases[name].dtype)
-        if (
-            cases[name].shape != (num_cases,)
-            or text is None
-            or (text.length or 0) > MAX_FIXED_STRING
-        ):
-            raise ValueError(f"cases/{name} is no column of {num_cases} texts")
-
-
-def _check_table(table: Any, shape: tuple[int, ...], dtype: type) -> None:  # noqa: ANN401
-    found, expected = table.dtype, np.dtype(dtype)  # either byte order will do
-    if table.shape != shape or (found.kind, found.itemsize) != (expected.kind, expected.itemsize):
-        raise ValueError(f"{table.name[1:]} is {found} {table.shape}, not {expected} {shape}")
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cache_schema.admission import byte_problems, checksum_problems, table_problems
 from cache_schema.errors import InputError
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
-from cache_schema.manifest import CaseRecord, Manifest, ShardRecord, read_manifest
-from cache_schema.shard import TEST_CLIENT, CaseEntry, ShardReader, count_label_voxels, digest
+from cache_schema.manifest import Manifest, ShardRecord, read_manifest
+from cache_schema.shard import CaseEntry, ShardReader, count_label_voxels
 from cache_schema.vocabulary import LABELS
 
 
@@ -67,56 +68,25 @@ def verify_client(
 def _shard_problems(
     cache: Path, manifest: Manifest, shard: ShardRecord, *, deep: bool
 ) -> Iterator[str]:
-    path = cache / shard.path
-    if not path.is_file():
-        yield f"{shard.path}: missing"
-        return
-    if path.stat().st_size != shard.bytes:
-        yield f"{shard.path}: {path.stat().st_size} bytes instead of {shard.bytes}"
-    elif digest(path) != shard.sha256:
-        yield f"{shard.path}: its bytes differ from the manifest's SHA-256"
-    if not deep:
-        return
-    cases = {case.case_id: case for case in manifest.cases if case.shard == shard.path}
-    with ShardReader(path) as reader:
+    for problem in byte_problems(cache, shard):
+        yield f"{shard.path}: {problem}"
+    if deep and (cache / shard.path).is_file():
+        yield from _deep_problems(cache, manifest, shard)
+
+
+def _deep_problems(cache: Path, manifest: Manifest, shard: ShardRecord) -> Iterator[str]:
+    """Look at every table and slice; whatever that ends with is this shard's problem, not the cache's."""
+    with ShardReader(cache / shard.path) as reader:
         try:
-            yield from _table_problems(shard.path, reader, manifest, cases)
+            for problem in table_problems(manifest, shard.path, reader):
+                yield f"{shard.path}: {problem}"
             for entry in reader.cases():
                 found = list(_slice_problems(shard.path, reader, entry))
                 yield from found
-                if not found and not reader.has_sound_tables(entry):
-                    yield f"{shard.path}: the tables of {entry.case_id} differ from their checksum"
+                for problem in () if found else checksum_problems(reader, entry):
+                    yield f"{shard.path}: {problem}"
         except InputError as error:
             yield str(error)
-
-
-def _table_problems(
-    name: str, reader: ShardReader, manifest: Manifest, cases: dict[str, CaseRecord]
-) -> Iterator[str]:
-    attributes = reader.attributes
-    if attributes.get("fingerprint") != manifest.fingerprint:
-        yield f"{name}: was made with other preprocessing"
-    owners = {TEST_CLIENT if case.client is None else case.client for case in cases.values()}
-    if {attributes.get("client")} != owners:
-        yield f"{name}: belongs to client {attributes.get('client')}, not to {sorted(owners)}"
-    voxels = reader.column("label_voxels")
-    stored = {entry.case_id: entry for entry in reader.cases()}
-    for case_id in sorted(stored.keys() ^ cases.keys()):
-        yield f"{name}: {case_id} is only in the {'shard' if case_id in stored else 'manifest'}"
-    for case_id in sorted(stored.keys() & cases.keys()):
-        entry, case = stored[case_id], cases[case_id]
-        yield from (f"{name}: {case_id} {text}" for text in _case_differences(entry, case))
-        counts = voxels[entry.first_row : entry.stop_row].sum(axis=0).tolist()
-        if counts != list(case.label_voxels.model_dump().values()):
-            yield f"{name}: {case_id} has {counts} label voxels, not as in the manifest"
-
-
-def _case_differences(entry: CaseEntry, case: CaseRecord) -> Iterator[str]:
-    if entry.stop_row - entry.first_row != case.num_slices:
-        yield f"has {entry.stop_row - entry.first_row} slices, not {case.num_slices}"
-    for field in ("patient_id", "cohort", "grade", "site", "key", "present"):
-        if getattr(entry, field) != getattr(case, field):
-            yield f"has {field} {getattr(entry, field)}, not {getattr(case, field)}"
 
 
 def _slice_problems(name: str, reader: ShardReader, entry: CaseEntry) -> Iterator[str]:

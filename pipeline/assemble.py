@@ -1,21 +1,20 @@
 """What the workers report, put together into a manifest. Pure."""
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from cache_schema.findings import repairs_in
 from cache_schema.manifest import (
     SCHEMA_VERSION,
     CaseRecord,
-    ClientRecord,
-    LabelVoxels,
     Manifest,
     PartitionRecord,
     Quarantined,
     Repair,
     Superseded,
+    count_client,
     count_cohorts,
     count_leakage,
+    find_duplicates,
 )
 from cache_schema.vocabulary import LABEL_CONVENTION, MODALITIES
 from pipeline.plan import Plan
@@ -76,33 +75,10 @@ def _repairs(plan: Plan, cases: Sequence[CaseRecord]) -> Iterator[Repair]:
 
 
 def _partition_record(plan: Plan, cases: Sequence[CaseRecord]) -> PartitionRecord:
-    training: defaultdict[str, list[str]] = defaultdict(list)
-    for case in cases:
-        if case.split == "train":
-            training[case.patient_id].append(case.case_id)
     return PartitionRecord(
         q=dict(plan.partition.q),
         sizes=tuple(len(patients) for patients in plan.partition.patients),
         repairs=plan.partition.repairs,
-        clients=tuple(
-            _client_record(client, [case for case in cases if case.client == client])
-            for client in range(plan.options.clients)
-        ),
-        duplicates={name: tuple(owned) for name, owned in training.items() if len(owned) > 1},
-    )
-
-
-def _client_record(client: int, cases: Sequence[CaseRecord]) -> ClientRecord:
-    return ClientRecord(
-        client=client,
-        patients=len({case.patient_id for case in cases}),
-        cases=len(cases),
-        slices=sum(case.num_slices for case in cases),
-        grades=dict(Counter(case.grade for case in cases)),
-        sites=dict(Counter(case.site for case in cases)),
-        label_voxels=LabelVoxels(
-            NEC=sum(case.label_voxels.NEC for case in cases),
-            ED=sum(case.label_voxels.ED for case in cases),
-            ET=sum(case.label_voxels.ET for case in cases),
-        ),
+        clients=tuple(count_client(client, cases) for client in range(plan.options.clients)),
+        duplicates=find_duplicates(cases),
     )

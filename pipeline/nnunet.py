@@ -31,12 +31,13 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float64, Shaped, UInt8
 
+from cache_schema.admission import open_shard
 from cache_schema.errors import InputError
 from cache_schema.files import refuse_links, remove_partials, replacing, reporting
 from cache_schema.geometry import restore_volume
 from cache_schema.manifest import CaseRecord, Manifest, digest, read_manifest
 from cache_schema.reading import read_bytes
-from cache_schema.shard import TEST_CLIENT, CaseEntry, ShardReader
+from cache_schema.shard import CaseEntry, ShardReader
 from cache_schema.vocabulary import LABELS, MODALITIES, REGIONS
 from pipeline.volume import encode_nifti
 
@@ -210,22 +211,11 @@ def _write_cases(cache: Path, manifest: Manifest, folder: Path) -> Iterator[str]
     """Write the cases that are not there yet, shard by shard, and tell which ones are."""
     by_shard = sorted(manifest.cases, key=lambda case: case.shard)
     for shard, cases in groupby(by_shard, key=lambda case: case.shard):
-        with ShardReader(cache / shard) as reader:
+        with open_shard(cache, manifest, shard) as reader:
             entries = {entry.case_id: entry for entry in reader.cases()}
             for case in cases:
-                _check_place(reader, case, entries)
                 _write_case(reader, entries[case.case_id], *_place(folder, case))
                 yield case.case_id
-
-
-def _check_place(reader: ShardReader, case: CaseRecord, entries: dict[str, CaseEntry]) -> None:
-    if case.case_id not in entries:
-        raise InputError(f"{reader.path} does not hold {case.case_id}; run `prep verify`")
-    if (reader.attributes["client"] == TEST_CLIENT) != (case.split == "test"):
-        raise InputError(
-            f"{reader.path} and the manifest disagree on whether {case.case_id} is in the test set; "
-            "run `prep verify`"
-        )
 
 
 def _place(folder: Path, case: CaseRecord) -> tuple[list[Path], Path]:

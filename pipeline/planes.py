@@ -1,6 +1,7 @@
 """A scan plane by plane, read from the beginning of its file and no further than is asked for."""
 
 import gzip
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,10 @@ def open_planes(path: Path) -> Iterator[PlaneStream]:
         header = read_header(raw)
         if len(header.shape) != 3:
             raise VolumeError(f"has {len(header.shape)} axes, not 3")
+        if raw.seek(0, os.SEEK_END) > header.most_bytes:
+            raise VolumeError(
+                f"is larger than the {header.most_bytes:,} bytes that its header tells of"
+            )
         file = open_inflated(raw)
         with _damage_named():
             file.seek(header.offset)

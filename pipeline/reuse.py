@@ -36,13 +36,14 @@ def find_donors(cache: Path, settings: Preprocessing) -> dict[str, Path]:
 class Shelf:
     """The shards of another cache, each opened once and for as long as the block lasts."""
 
-    def __init__(self, donors: Mapping[str, Path]) -> None:
+    def __init__(self, donors: Mapping[str, Path], settings: Preprocessing) -> None:
         """Remember who lies where; nothing is opened yet.
 
         Args:
             donors: From `find_donors`.
+            settings: Of the new cache; a shard that was made with others gives nothing.
         """
-        self._donors = donors
+        self._donors, self._settings = donors, settings
         self._opened: dict[Path, tuple[ShardReader, dict[str, CaseEntry]]] = {}
 
     def __enter__(self) -> "Shelf":
@@ -58,28 +59,34 @@ class Shelf:
         """Find a case's slices, if they were made from the same source files.
 
         Args:
-            case: As it is known now; its patient, grade and site replace those of the other cache.
+            case: As it is known now; its patient, cohort, grade and site replace those of the other cache.
             key: Identity of its source files.
 
         Returns:
-            The slices, or None if the case is not here, made from other files, or damaged: copying
-            does not decode, so damage would be copied too.
+            The slices, or None if the case is not here, made from other files or with other
+            preprocessing, or damaged: copying does not decode, so damage would be copied too.
         """
         if case.case_id not in self._donors:
             return None
         try:
             reader, entries = self._open(self._donors[case.case_id])
-            entry = entries[case.case_id]
-            if entry.key != key:
+            entry = entries.get(case.case_id)
+            if entry is None or entry.key != key:
                 return None
             stored = reader.stored(entry)
-        except (InputError, KeyError):
+        except InputError:
             return None
-        renamed = replace(entry, patient_id=case.patient_id, grade=case.grade, site=case.site)
-        return replace(stored, entry=renamed)
+        known = {name: getattr(case, name) for name in ("patient_id", "cohort", "grade", "site")}
+        return replace(stored, entry=replace(entry, **known))
 
     def _open(self, path: Path) -> tuple[ShardReader, dict[str, CaseEntry]]:
+        """Open a shard once; one that cannot be read is asked again for each case, and says so again."""
         if path not in self._opened:
             reader = ShardReader(path)
-            self._opened[path] = reader, {entry.case_id: entry for entry in reader.cases()}
+            fits = (reader.attributes.get("fingerprint"), reader.plane) == (
+                self._settings.fingerprint,
+                self._settings.plane,
+            )
+            entries = reader.cases() if fits else ()
+            self._opened[path] = reader, {entry.case_id: entry for entry in entries}
         return self._opened[path]

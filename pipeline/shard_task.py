@@ -90,7 +90,7 @@ def _is_current(
     except InputError:
         return False
     owner = TEST_CLIENT if plan.client is None else plan.client
-    if (attributes["fingerprint"], attributes["client"]) != (settings.fingerprint, owner):
+    if (attributes.get("fingerprint"), attributes.get("client")) != (settings.fingerprint, owner):
         return False
     stored = {_identity(entry): entry.key for entry in entries}
     if not stored.keys() <= {_identity(case) for case in plan.cases}:
@@ -131,7 +131,7 @@ def _write(
     quarantined: dict[str, Quarantined] = {}
     fingerprint = settings.fingerprint
     with (
-        Shelf(donors) as shelf,
+        Shelf(donors, settings) as shelf,
         ShardWriter(
             path, plane=settings.plane, fingerprint=fingerprint, client=plan.client
         ) as writer,

@@ -8,11 +8,11 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from cache_schema.errors import InputError
+from cache_schema.admission import open_shard
 from cache_schema.findings import spoils_picture
 from cache_schema.geometry import pixel_aspect, radiological
 from cache_schema.manifest import CaseRecord, Manifest
-from cache_schema.shard import CaseEntry, ShardReader
+from cache_schema.shard import CaseEntry
 from cache_schema.vocabulary import COHORTS, LABELS, MODALITIES
 
 MAX_SPECIMENS: Final = 12
@@ -102,18 +102,14 @@ def read_specimens(cache: Path, manifest: Manifest) -> list[Specimen]:
         All cut to one window that shows the brain of each, so that scales compare.
 
     Raises:
-        InputError: If a shard cannot be read or lacks the case.
+        InputError: If a shard cannot be read, or is not the one that the manifest lists.
     """
-    return crop([_read(cache, owner, case) for owner, case in choose_cases(manifest)])
+    return crop([_read(cache, manifest, owner, case) for owner, case in choose_cases(manifest)])
 
 
-def _read(cache: Path, owner: str, case: CaseRecord) -> Specimen:
-    with ShardReader(cache / case.shard) as reader:
-        entry = next((entry for entry in reader.cases() if entry.case_id == case.case_id), None)
-        if entry is None:
-            raise InputError(
-                f"shard {cache / case.shard} lacks {case.case_id}; run `prep verify --deep` on the cache"
-            )
+def _read(cache: Path, manifest: Manifest, owner: str, case: CaseRecord) -> Specimen:
+    with open_shard(cache, manifest, case.shard) as reader:
+        entry = next(entry for entry in reader.cases() if entry.case_id == case.case_id)
         row = entry.first_row + _largest(reader.column("label_voxels"), entry)
         return Specimen(
             owner=owner,

@@ -39,6 +39,8 @@ COMPRESSION: Final = 2
 """Where time counts; the probabilities of a whole volume are 107 MB, its four modalities 143 MB."""
 SLACK_BYTES: Final = 2**20
 """What a file may have behind its last voxel."""
+HEAD_BYTES: Final = 2**16
+"""Of a file, packed or not, that tell its header."""
 MAX_OFFSET: Final = 2**24
 """Of the first voxel; before it lie a header and texts."""
 MAX_DAMAGED_BYTES: Final = 2**28
@@ -229,10 +231,16 @@ def _image_class(start: bytes) -> type[nib.nifti1.Nifti1Image]:
 def _say_unreadable(file: BufferedIOBase, error: Exception) -> str:
     """Say what a file is that is no NIfTI volume, or else why it could not be read."""
     try:
-        kind = recognise(open_inflated(file).read(START_BYTES))
+        kind = recognise(_read_start(file))
     except _UNREADABLE:
         kind = None
     return f"{UNREADABLE} ({f'it is {kind}' if kind else _one_line(error)})"
+
+
+def _read_start(file: BufferedIOBase) -> bytes:
+    """Read the first bytes of a file, inflated if it is gzip; what may follow in it is not looked at."""
+    file.seek(0)
+    return open_inflated(BytesIO(file.read(HEAD_BYTES))).read(START_BYTES)
 
 
 def open_inflated(file: BufferedIOBase) -> BufferedIOBase:
@@ -273,6 +281,11 @@ class Header:
     inter: float
     affine: Float[np.ndarray, "4 4"]
     description: str
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes that the file has at most, packed or not."""
+        return self.offset + math.prod(self.shape) * self.dtype.itemsize + SLACK_BYTES
 
 
 def read_header(file: BufferedIOBase) -> Header:
@@ -349,7 +362,7 @@ def encode_like(source: bytes, voxels: Shaped[np.ndarray, "i j k *plane"], *, ti
         title: The new description, at most 80 characters.
 
     Raises:
-        VolumeError: If the source cannot be read.
+        VolumeError: If the source cannot be read, or has no grid.
     """
     header = _read_nifti1_header(source)
     for name in _PRIVATE:
@@ -358,10 +371,12 @@ def encode_like(source: bytes, voxels: Shaped[np.ndarray, "i j k *plane"], *, ti
     header["cal_min"], header["cal_max"] = 0, voxels.max(initial=0)
     header.set_data_dtype(voxels.dtype)
     header.set_slope_inter(1, 0)
-    affine = (
-        header.get_best_affine()
-    )  # before the shape changes: without a transform it depends on it
-    image = nib.nifti1.Nifti1Image(voxels, affine, header)
+    affine = _best_affine(header)  # before the shape changes: without a transform it depends on it
+    try:
+        with np.errstate(all="ignore"):  # of a transform that nobody looks at, numbers may be any
+            image = nib.nifti1.Nifti1Image(voxels, affine, header)
+    except _UNREADABLE as error:
+        raise VolumeError(f"has a grid that no mask can take over ({_one_line(error)})") from error
     content: bytes = igzip.compress(image.to_bytes(), COMPRESSION, mtime=0)
     return content
 
@@ -373,7 +388,7 @@ def _read_header(file: BufferedIOBase) -> nib.nifti1.Nifti1Header:
         VolumeError: If there is none, or it tells of voxels as no scan has them.
     """
     try:
-        start = open_inflated(file).read(START_BYTES)
+        start = _read_start(file)
         kind = _image_class(start).header_class
         header = kind(start[: kind.template_dtype.itemsize])  # type: ignore[no-untyped-call]
     except _UNREADABLE as error:
@@ -388,8 +403,9 @@ def _read_nifti1_header(source: bytes) -> nib.nifti1.Nifti1Header:
     if not is_nifti2(header.binaryblock):
         return header
     plain = nib.nifti1.Nifti1Header()
-    for name in set(header.keys()) & set(plain.keys()) - {"sizeof_hdr", "magic", "vox_offset"}:
-        plain[name] = header[name]
+    with np.errstate(all="ignore"):  # a number beyond single precision becomes infinite
+        for name in set(header.keys()) & set(plain.keys()) - {"sizeof_hdr", "magic", "vox_offset"}:
+            plain[name] = header[name]
     return plain
 
 
@@ -562,7 +578,8 @@ def restore_axes(
 
 def _turn(affine: Float[np.ndarray, "4 4"]) -> np.ndarray:
     """Tell for each voxel axis which axis it becomes, and whether it is flipped."""
-    if not np.linalg.cond(affine[:3, :3]) < MAX_CONDITION:
+    is_finite = np.isfinite(affine).all()  # LAPACK would print what it finds wrong
+    if not (is_finite and np.linalg.cond(affine[:3, :3]) < MAX_CONDITION):
         raise VolumeError("has an affine that leaves no three axes; correct its sform and qform")
     turn: np.ndarray = ornt_transform(io_orientation(affine), BRATS_AXES)
     return turn

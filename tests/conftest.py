@@ -2,12 +2,22 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cache_schema.manifest import Options, read_manifest, write_manifest
+from cache_schema.manifest import (
+    Manifest,
+    Options,
+    count_client,
+    count_cohorts,
+    count_leakage,
+    find_duplicates,
+    read_manifest,
+    write_manifest,
+)
 from pipeline.assemble import assemble_manifest
 from pipeline.phantom.archives import write_phantom
 from pipeline.plan import Plan, make_plan
@@ -78,6 +88,28 @@ def synthetic_cache(small_cache, tmp_path_factory) -> Path:
 def cache_copy(small_cache, tmp_path) -> Path:
     """A copy of the small cache that a test may damage."""
     return Path(shutil.copytree(small_cache, tmp_path / "cache"))
+
+
+@pytest.fixture
+def recount() -> Callable[..., Manifest]:
+    """Gives a manifest with other cases, and the counts that these show."""
+
+    def replaced(manifest, cases):
+        counted = tuple(count_client(k, cases) for k in range(manifest.options.clients))
+        partition = {
+            "clients": counted,
+            "sizes": tuple(client.patients for client in counted),
+            "duplicates": find_duplicates(cases),
+        }
+        changed = {
+            "cases": tuple(cases),
+            "cohorts": count_cohorts(tuple(cases)),
+            "leakage": count_leakage(tuple(cases), manifest.options.protocol),
+            "partition": manifest.partition.model_copy(update=partition),
+        }
+        return manifest.model_copy(update=changed)
+
+    return replaced
 
 
 @pytest.fixture(scope="session")

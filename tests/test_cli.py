@@ -625,6 +625,7 @@ WORK = (
     "pipeline.phantom.archives.write_phantom",
     "pipeline.cohorts.discover",
     "cache_schema.verify.verify_cache",
+    "cache_schema.admission.require_whole_splits",
     "training.evaluate.require_runs",
     "pipeline.segment.plan_requests",
     "training.ablate.ablate",

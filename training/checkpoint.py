@@ -10,10 +10,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from cache_schema.documents import parse_object, reason_of
+from cache_schema.documents import digest_of, parse_object, reason_of
 from cache_schema.errors import InputError
 from training.config import CONFIG_NAME, is_of_earlier_release, read_config
-from training.config_history import settings_digest
 from training.tensor_file import read_tensors, write_tensors
 
 WEIGHTS_NAME: Final = "model.safetensors"
@@ -181,6 +180,6 @@ def _settings_of(run: Path) -> str:
     """Give the digest of what decides a run's weights, or nothing where no settings can be read."""
     try:
         config = read_config(run)
-        return settings_digest(config.model_dump(mode="json", exclude={"device", "loader_workers"}))
+        return digest_of(config.model_dump(mode="json", exclude={"device", "loader_workers"}))
     except InputError:
         return ""

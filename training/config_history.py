@@ -1,9 +1,9 @@
 """What settings of earlier releases lack, and what those releases did without it."""
 
-import json
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 from typing import Any, Final
+
+from cache_schema.documents import digest_of
 
 VERSION_KEY: Final = "settings_version"
 DIGEST_KEY: Final = "settings_digest"
@@ -40,12 +40,7 @@ what was done before it came. A file lacks the last few of these groups as a who
 
 def seal_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Add the version and the digest to settings, as they are saved."""
-    return {VERSION_KEY: SETTINGS_VERSION, DIGEST_KEY: settings_digest(settings), **settings}
-
-
-def settings_digest(settings: Mapping[str, Any]) -> str:
-    """Compute the SHA-256 of settings, whatever their order."""
-    return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return {VERSION_KEY: SETTINGS_VERSION, DIGEST_KEY: digest_of(settings), **settings}
 
 
 def open_settings(document: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -79,7 +74,7 @@ def _require_sealed(document: Mapping[str, Any], settings: Mapping[str, Any]) ->
     version = document.get(VERSION_KEY)
     if isinstance(version, int) and version > SETTINGS_VERSION:
         raise ValueError(f"version {version} is that of a later release: install it")
-    if version != SETTINGS_VERSION or document.get(DIGEST_KEY) != settings_digest(settings):
+    if version != SETTINGS_VERSION or document.get(DIGEST_KEY) != digest_of(settings):
         raise ValueError("it was changed since the run began")
 
 

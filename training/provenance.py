@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cache_schema.documents import places_of, read_object
+from cache_schema.documents import digest_of, places_of, read_object
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
 from cache_schema.leakage import SiteLeakage
@@ -18,6 +18,8 @@ from cache_schema.preprocessing import PreprocessingRecord
 
 PROVENANCE_NAME: Final = "provenance.json"
 PREPROCESSING_NAME: Final = "preprocessing.json"
+DIGEST_KEY: Final = "digest"
+"""Of `preprocessing.json`: that of the rest."""
 
 
 class _Provenance(BaseModel):
@@ -86,7 +88,9 @@ def read_provenance(run: Path) -> dict[str, Any]:
 
 def write_preprocessing(run: Path, record: PreprocessingRecord) -> None:
     """Save how the slices of a run were made, so that its model can be used without the cache."""
-    text = json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+    document = record.model_dump(mode="json")
+    sealed = {**document, DIGEST_KEY: digest_of(document)}
+    text = json.dumps(sealed, indent=1, sort_keys=True) + "\n"
     write_atomically(run / PREPROCESSING_NAME, text)
 
 
@@ -104,6 +108,9 @@ def read_preprocessing(run: Path) -> PreprocessingRecord:
         )
     advice = "add it again with --resume"
     document = read_object(path, advice)
+    written = document.pop(DIGEST_KEY, None)  # earlier releases wrote none
+    if written is not None and written != digest_of(document):
+        raise InputError(f"{path} cannot be read (it has changed since it was written); {advice}")
     try:
         return PreprocessingRecord.model_validate_json(json.dumps(document))
     except ValidationError as error:

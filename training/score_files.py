@@ -13,7 +13,7 @@ import numpy as np
 from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cache_schema.documents import places_of, read_object, reason_of
+from cache_schema.documents import digest_of, places_of, read_object, reason_of
 from cache_schema.errors import InputError
 from cache_schema.files import write_atomically
 from cache_schema.manifest import Manifest, digest
@@ -30,6 +30,9 @@ SCORE_AGAIN: Final = "score the run again with `train eval`"
 """What to do about scores that cannot be used."""
 
 _log = logging.getLogger(__name__)
+
+DIGEST_KEY: Final = "summary_digest"
+"""Of the summary, as it is saved; earlier releases wrote none."""
 
 IDENTITY: Final = ("case_id", "patient_id", "cohort")
 COLUMNS: Final = tuple(f"{metric}_{region}" for metric in METRICS for region in REGIONS)
@@ -74,12 +77,14 @@ def write_evaluation(run: Path, evaluation: Evaluation, *, seed: int = 0) -> tup
     name = EVALUATION_NAME if evaluation.round else UNTRAINED_NAME
     table, summary = run / f"{name}.csv", run / f"{name}.json"
     write_table(table, (*IDENTITY, *COLUMNS), [score_cells(each) for each in evaluation.scores])
+    means = _replace(evaluation.summary(seed), math.nan, None)
     document = {
         **describe_scoring(evaluation),
         "bootstrap": {"resamples": NUM_RESAMPLES, "seed": seed},
         "leakage": evaluation.leakage.model_dump(),
         "synthetic": evaluation.is_synthetic,
-        "summary": evaluation.summary(seed),
+        "summary": means,
+        DIGEST_KEY: digest_of(means),
     }
     write_document(summary, document)
     return table, summary
@@ -160,6 +165,8 @@ def require_evaluation(run: Path, name: str = EVALUATION_NAME) -> dict[str, Any]
     try:
         _Document.model_validate(document)
         _require_all_means(document["summary"])
+        if DIGEST_KEY in document and document[DIGEST_KEY] != digest_of(document["summary"]):
+            raise ValueError("its summary has changed since it was written")  # noqa: TRY301
     except ValidationError as error:
         raise InputError(f"{path} is damaged: {places_of(error)}; {SCORE_AGAIN}") from error
     except ValueError as error:

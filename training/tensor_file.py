@@ -1,7 +1,9 @@
 """Safetensors with a digest of every byte, so that a changed bit is never taken for a weight."""
 
 import json
+import logging
 from collections.abc import Mapping
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +16,8 @@ from cache_schema.documents import reason_of
 from cache_schema.errors import InputError
 from cache_schema.files import replacing, reporting
 from cache_schema.reading import require_regular
+
+_log = logging.getLogger(__name__)
 
 LAYOUT_KEY: Final = "layout"
 DIGEST_KEY: Final = "sha256"
@@ -80,12 +84,6 @@ def read_tensors(
     return tensors, metadata
 
 
-def has_digest(path: Path) -> bool:
-    """Tell whether a file of tensors that can be read was written with a digest."""
-    with safe_open(path, framework="pt") as file:
-        return DIGEST_KEY in (file.metadata() or {})
-
-
 def _seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, memoryview]:
     """Write tensors as safetensors: the header, in one order and with the digest in it, and the rest."""
     content = memoryview(
@@ -117,6 +115,7 @@ def _require_whole(path: Path, metadata: Mapping[str, str], key: str, *, is_seal
     if key not in metadata:
         raise ValueError(f"its metadata do not tell its {key}")
     if not is_sealed and metadata.keys() == {key}:
+        _tell_lack(path)
         return
     if not metadata.keys() >= SEAL:
         raise ValueError("its metadata have lost their digest")
@@ -126,6 +125,12 @@ def _require_whole(path: Path, metadata: Mapping[str, str], key: str, *, is_seal
         raise ValueError(f"it was written as {metadata[NAME_KEY][:200]}")
     if _digest(path, metadata[DIGEST_KEY]) != metadata[DIGEST_KEY]:
         raise ValueError("it has changed since it was written: its digest differs")
+
+
+@cache
+def _tell_lack(path: Path) -> None:
+    """Say once that a file cannot be checked."""
+    _log.warning("%s is of an earlier release and has no digest: damage would not be noticed", path)
 
 
 def _digest(path: Path, written: str) -> str:

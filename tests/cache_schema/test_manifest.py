@@ -254,6 +254,73 @@ def test_leakage_that_differs_from_the_cases_is_a_contradiction(document, read):
         read(document)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda d: d["leakage"].update(test_patients=9), "leakage: test_patients 9 recorded"),
+        (lambda d: d["leakage"].update(protocol="paper"), "leakage: protocol paper recorded"),
+        (
+            lambda d: d["leakage"]["cohorts"]["brats2019"].update(also_in_training=1),
+            "leakage: cohorts ",
+        ),
+        (lambda d: d["leakage"]["cohorts"].popitem(), "leakage: cohorts "),
+        (lambda d: client_of(d).update(patients=9), "partition.clients.1: patients 9 recorded"),
+        (lambda d: client_of(d).update(cases=9), "partition.clients.1: cases 9 recorded"),
+        (lambda d: client_of(d).update(slices=9), "partition.clients.1: slices 9 recorded"),
+        (lambda d: client_of(d)["grades"].update(HGG=99), "partition.clients.1: grades "),
+        (lambda d: client_of(d)["sites"].update(NOWHERE=1), "partition.clients.1: sites "),
+        (lambda d: client_of(d)["label_voxels"].update(ET=9), "partition.clients.1: label_voxels "),
+        (lambda d: client_of(d).update(client=0), "partition.clients.1: client 0 recorded"),
+        (lambda d: d["partition"]["sizes"].append(1), "partition: sizes of 3 clients"),
+        (lambda d: d["partition"]["q"]["all"].pop(), "partition: all of 1 clients"),
+        (
+            lambda d: d["partition"]["sizes"].__setitem__(0, 0),
+            "partition: client 0 was dealt 0 patients",
+        ),
+        (
+            lambda d: d["partition"]["sizes"].__setitem__(0, 99),
+            "dealt patients are not here, 0 cases are in quarantine",
+        ),
+        (
+            lambda d: d["partition"]["repairs"].append(
+                {"patient_id": "A", "source": 0, "target": 2}
+            ),
+            "partition: A was moved from 0 to 2",
+        ),
+        (lambda d: d["partition"]["duplicates"].popitem(), "partition.duplicates: None of "),
+        (
+            lambda d: d["partition"]["duplicates"].update(nobody=["x", "y"]),
+            "partition.duplicates: ('x', 'y') of nobody recorded, the cases show None",
+        ),
+    ],
+)
+def test_counts_that_the_cases_do_not_show_are_contradictions(spoil, problem, document, read):
+    spoil(document)
+    with pytest.raises(InputError, match=r"has \d problems?: ") as caught:
+        read(document)
+    assert problem in str(caught.value)
+
+
+def client_of(document: dict) -> dict:
+    return document["partition"]["clients"][1]
+
+
+@pytest.mark.parametrize("field", ["quarantined", "superseded"])
+def test_a_case_that_is_left_out_and_here_is_a_contradiction(field, document, read):
+    case = document["cases"][2]
+    own = {"patient_id": "A"} if field == "superseded" else {"reason": "broken", "key": None}
+    document[field].append({"case_id": case["case_id"], "cohort": case["cohort"], **own})
+    with pytest.raises(InputError, match=f"{field}: {case['case_id']} is among the cases"):
+        read(document)
+
+
+def test_a_dealt_patient_may_be_in_quarantine(document, read):
+    document["partition"]["sizes"][0] += 1
+    gone = {"case_id": "zzz", "cohort": "brats2018", "reason": "broken", "key": None}
+    document["quarantined"].append(gone)
+    assert read(document).quarantined[0].case_id == "zzz"
+
+
 def test_a_case_listed_twice_is_a_contradiction(document, read):
     document["cases"].append(document["cases"][0])
     name = document["cases"][0]["case_id"]

@@ -182,10 +182,11 @@ def test_deep_finds_cases_that_changed_places(cache_copy):
 
 def test_deep_finds_a_label_count_of_the_manifest_that_differs_from_the_shard(cache_copy):
     manifest = read_manifest(cache_copy)
-    case = manifest.cases[0]
+    place, case = next((n, c) for n, c in enumerate(manifest.cases) if c.split == "test")
     voxels = case.label_voxels.model_copy(update={"ED": case.label_voxels.ED + 1})
     wrong = case.model_copy(update={"label_voxels": voxels})
-    write_manifest(cache_copy, manifest.model_copy(update={"cases": (wrong, *manifest.cases[1:])}))
+    cases = (*manifest.cases[:place], wrong, *manifest.cases[place + 1 :])
+    write_manifest(cache_copy, manifest.model_copy(update={"cases": cases}))
     assert any(case.case_id in problem for problem in verify_cache(cache_copy, deep=True))
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from cache_schema.errors import InputError
 from cache_schema.files import replacing
-from cache_schema.manifest import count_cohorts, read_manifest, write_manifest
+from cache_schema.manifest import read_manifest, write_manifest
 from pipeline.assemble import assemble_manifest
 from pipeline.nnunet import export_nnunet, split_folds
 from pipeline.shard_task import make_shard
@@ -387,15 +387,18 @@ def test_a_disk_that_is_full_is_said_in_one_line(small_cache, tmp_path, monkeypa
     assert not (tmp_path / NAME).exists()
 
 
-def test_test_shards_that_a_manifest_gives_to_a_client_are_not_exported(cache_copy, tmp_path):
+def test_test_shards_that_a_manifest_gives_to_a_client_are_not_exported(
+    cache_copy, recount, tmp_path
+):
     manifest = read_manifest(cache_copy)
     cases = tuple(
         case.model_copy(update={"split": "train", "client": 0}) if case.split == "test" else case
         for case in manifest.cases
     )
-    changed = {"cases": cases, "cohorts": count_cohorts(cases)}
-    write_manifest(cache_copy, manifest.model_copy(update=changed))
-    with pytest.raises(InputError, match=r"test/.*disagree on whether .* is in the test set"):
+    write_manifest(cache_copy, recount(manifest, cases))
+    with pytest.raises(
+        InputError, match=r"test/brats2018/shard-000\.h5 .* is a shard of the test set"
+    ):
         export_nnunet(cache_copy, tmp_path / NAME)
     assert not (tmp_path / NAME).exists()
 
@@ -403,7 +406,9 @@ def test_test_shards_that_a_manifest_gives_to_a_client_are_not_exported(cache_co
 def test_a_shard_without_its_case_is_named(cache_copy, tmp_path):
     first, second = read_manifest(cache_copy).client_shards(0)[:2]
     shutil.copy(cache_copy / first, cache_copy / second)
-    with pytest.raises(InputError, match=rf"{second} does not hold .*; run `prep verify`"):
+    with pytest.raises(
+        InputError, match=rf"{second} .* is only in the shard; run `prep verify --deep`"
+    ):
         export_nnunet(cache_copy, tmp_path / NAME)
     assert not (tmp_path / NAME).exists()
 

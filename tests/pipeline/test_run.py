@@ -334,7 +334,7 @@ def test_a_file_system_without_locks_is_told_of_and_written_to(
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("pipeline.journal.fcntl.flock", refuse)
+    monkeypatch.setattr("cache_schema.locks.fcntl.flock", refuse)
     told: list[str] = []
     run(small_plan, tmp_path, warn=told.append)
     (line,) = told

@@ -7,8 +7,8 @@ import pytest
 
 from cache_schema.errors import InputError
 from cache_schema.findings import say_background, say_partial
-from cache_schema.manifest import CaseRecord, LabelVoxels, count_leakage, read_manifest
-from cache_schema.shard import CaseSlices, ShardReader, ShardWriter, Slice
+from cache_schema.manifest import CaseRecord, LabelVoxels, ShardRecord, count_leakage, read_manifest
+from cache_schema.shard import CaseSlices, ShardReader, ShardWriter, Slice, digest
 from pipeline.specimens import (
     LABEL_COLOURS,
     MAX_SPECIMENS,
@@ -21,12 +21,24 @@ from pipeline.specimens import (
     window,
 )
 
+SHARD = "clients/client-00/shard-000.h5"
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 RAS = np.diag([1.0, 1.0, 1.0, 1.0])
 ALL = (True, True, True, True)
 
 
-def record(name, *, patient=None, cohort="brats2020", client=0, tumour=0, present=ALL, findings=()):
+def record(
+    name,
+    *,
+    patient=None,
+    cohort="brats2020",
+    client=0,
+    tumour=0,
+    nec=0,
+    et=0,
+    present=ALL,
+    findings=(),
+):
     return CaseRecord(
         case_id=name,
         patient_id=patient or name,
@@ -35,10 +47,10 @@ def record(name, *, patient=None, cohort="brats2020", client=0, tumour=0, presen
         site="TMC",
         split="test" if client is None else "train",
         client=client,
-        shard="clients/client-00/shard-000.h5",
+        shard=SHARD,
         key="0" * 64,
         num_slices=3,
-        label_voxels=LabelVoxels(NEC=0, ED=tumour, ET=0),
+        label_voxels=LabelVoxels(NEC=nec, ED=tumour, ET=et),
         present=present,
         findings=findings,
         attributes={},
@@ -55,6 +67,22 @@ def manifest_of(small_cache):
         return manifest.model_copy(update={"cases": cases, "leakage": leakage})
 
     return replaced
+
+
+@pytest.fixture
+def written(manifest_of, tmp_path):
+    """Writes the cases of `write_case` and gives the manifest of a cache that holds nothing else."""
+
+    def write(affine, present=ALL, tumour=True):
+        write_case(tmp_path, affine, present, tumour)
+        labels = {"nec": 2, "tumour": 1, "et": 1} if tumour else {}
+        cases = record("a", present=present), record("b", present=present, **labels)
+        path = tmp_path / SHARD
+        shard = ShardRecord(path=SHARD, rows=6, bytes=path.stat().st_size, sha256=digest(path))
+        about = {"shards": (shard,), "fingerprint": "f", "plane": (5, 4)}
+        return manifest_of(*cases).model_copy(update=about)
+
+    return write
 
 
 def chosen(manifest) -> list[tuple[str, str]]:
@@ -142,7 +170,7 @@ def write_case(cache, affine, present=ALL, tumour=True):
         label[1, 1, 1:3] = 1
         label[2, 2, 2] = 2
     plain = Slice(np.ones((4, 5, 4), np.float16), np.zeros((5, 4), np.uint8))
-    path = cache / "clients/client-00/shard-000.h5"
+    path = cache / SHARD
     with ShardWriter(path, plane=(5, 4), fingerprint="f", client=0) as writer:
         for name in ("a", "b"):  # the case of interest does not begin at row 0
             writer.append(
@@ -165,18 +193,16 @@ def write_case(cache, affine, present=ALL, tumour=True):
             )
 
 
-def test_the_slice_with_most_tumour_is_read_front_up_and_patients_right_left(tmp_path, manifest_of):
-    write_case(tmp_path, LPS)
-    (specimen,) = read_specimens(tmp_path, manifest_of(record("b", tumour=4)))
+def test_the_slice_with_most_tumour_is_read_front_up_and_patients_right_left(tmp_path, written):
+    (specimen,) = read_specimens(tmp_path, written(LPS))
     assert (specimen.z, specimen.image.shape, specimen.label.shape) == (7, (4, 4, 5), (4, 5))
     # i runs to the patient's left and j to the back: (4, 0) is front left, top right in the picture.
     assert np.argwhere(specimen.image[3] == 9).tolist() == [[0, 4]]
     assert np.argwhere(specimen.label == 4).tolist() == [[3, 0]]
 
 
-def test_axes_that_run_to_the_right_and_front_are_turned(tmp_path, manifest_of):
-    write_case(tmp_path, RAS)
-    (specimen,) = read_specimens(tmp_path, manifest_of(record("b", tumour=4)))
+def test_axes_that_run_to_the_right_and_front_are_turned(tmp_path, written):
+    (specimen,) = read_specimens(tmp_path, written(RAS))
     assert np.argwhere(specimen.image[3] == 9).tolist() == [[3, 0]]
     assert np.argwhere(specimen.label == 4).tolist() == [[0, 4]]
 
@@ -192,15 +218,13 @@ def test_heads_of_other_axes_are_cut_to_one_window():
     assert [each.image.shape for each in cut] == [(4, 6, 5), (4, 6, 5)]
 
 
-def test_voxels_that_are_not_square_keep_their_shape(tmp_path, manifest_of):
-    write_case(tmp_path, np.diag([-2.0, -3.0, 1.0, 1.0]))
-    (specimen,) = read_specimens(tmp_path, manifest_of(record("b", tumour=4)))
+def test_voxels_that_are_not_square_keep_their_shape(tmp_path, written):
+    (specimen,) = read_specimens(tmp_path, written(np.diag([-2.0, -3.0, 1.0, 1.0])))
     assert specimen.aspect == 1.5
 
 
-def test_a_case_without_tumour_shows_its_middle_slice(tmp_path, manifest_of):
-    write_case(tmp_path, LPS, tumour=False)
-    (specimen,) = read_specimens(tmp_path, manifest_of(record("b")))
+def test_a_case_without_tumour_shows_its_middle_slice(tmp_path, written):
+    (specimen,) = read_specimens(tmp_path, written(LPS, tumour=False))
     assert specimen.z == 7
 
 
@@ -225,18 +249,18 @@ def test_no_other_slice_is_decoded(small_cache, monkeypatch):
     assert [len(rows) for rows in read] == [1] * 10
 
 
-def test_a_shard_that_lacks_its_case_is_named(tmp_path, manifest_of):
-    write_case(tmp_path, LPS)
-    with pytest.raises(InputError, match=r"shard-000\.h5 lacks c; run `prep verify --deep`"):
-        read_specimens(tmp_path, manifest_of(record("c")))
+def test_a_shard_that_lacks_its_case_is_named(tmp_path, written):
+    manifest = written(LPS)
+    cases = (*manifest.cases, record("c", tumour=9), record("d", tumour=9))
+    with pytest.raises(
+        InputError, match=r"shard-000\.h5 .*: c is only in the manifest; run `prep verify --deep`"
+    ):
+        read_specimens(tmp_path, manifest.model_copy(update={"cases": cases}))
 
 
-def test_an_absent_modality_has_no_picture_and_labels_lie_over_one_that_is_there(
-    tmp_path, manifest_of
-):
+def test_an_absent_modality_has_no_picture_and_labels_lie_over_one_that_is_there(tmp_path, written):
     present = (True, False, True, False)
-    write_case(tmp_path, LPS, present)
-    (specimen,) = read_specimens(tmp_path, manifest_of(record("b", tumour=4, present=present)))
+    (specimen,) = read_specimens(tmp_path, written(LPS, present))
     pictures = dict(panels(specimen))
     assert list(pictures) == ["T1", "T1CE", "T2", "FLAIR", "labels"]
     assert [name for name, picture in pictures.items() if picture is None] == ["T1CE", "FLAIR"]
@@ -265,9 +289,8 @@ def test_labels_are_painted_half_transparent_in_their_colours():
     assert len({*map(tuple, painted[0].tolist())}) == 1 + len(LABEL_COLOURS)
 
 
-def test_all_specimens_are_cut_to_one_window_that_holds_every_brain(tmp_path, manifest_of):
-    write_case(tmp_path, LPS)
-    (whole,) = read_specimens(tmp_path, manifest_of(record("b", tumour=4)))
+def test_all_specimens_are_cut_to_one_window_that_holds_every_brain(tmp_path, written):
+    (whole,) = read_specimens(tmp_path, written(LPS))
 
     def only(row, column):
         image = np.zeros((4, 11, 13), np.float32)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from pipeline.planes import open_planes
 from pipeline.volume import (
     Volume,
     VolumeError,
@@ -532,6 +533,24 @@ def test_a_sparse_file_of_50_gb_is_refused_unread(start, tmp_path):
         read_file(path)
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_planes_of_a_sparse_file_are_not_looked_for(pack, tmp_path):
+    (tmp_path / "t1.nii").write_bytes(pack(nifti(VOXELS)[:-1]))
+    os.truncate(tmp_path / "t1.nii", 50 * 10**9)
+    with (
+        pytest.raises(VolumeError, match="larger than the 1,049,048 bytes"),
+        open_planes(tmp_path / "t1.nii"),
+    ):
+        pass
+
+
+def test_a_header_is_read_from_the_beginning_of_a_large_packed_file(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 2**15, (64, 64, 64)).astype(np.int16)
+    for level in (0, 1, 9):  # not compressed at all, too
+        (tmp_path / "a.nii.gz").write_bytes(gzip.compress(nifti(noise), level))
+        assert read_shape(tmp_path / "a.nii.gz") == (64, 64, 64)
+
+
 def test_a_pipe_in_place_of_a_scan_is_refused(tmp_path):
     os.mkfifo(tmp_path / "t1.nii")
     with pytest.raises(OSError, match="a pipe"):
@@ -553,6 +572,31 @@ def test_numbers_of_a_qform_that_turn_nowhere_are_a_fault_of_the_file():
     raw = with_header(image.to_bytes(), (256, "<f", 3.0))  # quaternions are at most 1
     with pytest.raises(VolumeError, match="has no affine"):
         decode_nifti(raw)
+
+
+@pytest.mark.parametrize("change", [(280, "<f", float("nan")), (300, "<f", float("inf"))], ids=str)
+def test_a_transform_without_numbers_is_a_fault_of_the_file_in_every_reader(change, tmp_path):
+    raw = with_header(nifti(VOXELS), change)
+    (tmp_path / "a.nii").write_bytes(raw)
+    with pytest.raises(VolumeError, match="has no finite affine"):
+        decode_nifti(raw)
+    with pytest.raises(VolumeError, match="has no finite affine"):
+        read_shape(tmp_path / "a.nii")
+    with pytest.raises(VolumeError, match="leaves no three axes"):
+        has_brats_axes(read_header(io.BytesIO(raw)).affine)
+
+
+def test_a_grid_without_numbers_is_taken_over_by_no_mask():
+    raw = with_header(nifti(VOXELS), (280, "<f", float("nan")))
+    with pytest.raises(VolumeError, match="has a grid that no mask can take over"):
+        encode_like(raw, VOXELS.astype(np.uint8), title="labels")
+
+
+@pytest.mark.parametrize("place", [76, 80, 256, 260, 264, 268])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_a_second_transform_that_nobody_looks_at_says_nothing(place, value):
+    raw = with_header(nifti(VOXELS), (place, "<f", value))  # warnings are errors here
+    assert decode_nifti(encode_like(raw, VOXELS.astype(np.uint8), title="labels")).voxels.any()
 
 
 def test_nibabel_prints_nothing_about_odd_headers(tmp_path):

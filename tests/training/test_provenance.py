@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -79,3 +80,18 @@ def test_damaged_preprocessing_is_one_line(content, tiny_run, tmp_path):
     ) as caught:
         read_preprocessing(run)
     assert "\n" not in str(caught.value)
+
+
+def test_preprocessing_that_was_changed_is_refused_and_that_of_an_earlier_release_read(
+    tiny_run, tmp_path
+):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    path, record = run / "preprocessing.json", read_preprocessing(tiny_run)
+    document = json.loads(path.read_text())
+    for changes in ({"bias_correct": True}, {"normalize": "percentile"}, {"digest": []}):
+        path.write_text(json.dumps({**document, **changes}))
+        with pytest.raises(InputError, match=r"preprocessing\.json cannot be read .*--resume"):
+            read_preprocessing(run)
+    del document["digest"]
+    path.write_text(json.dumps(document))
+    assert read_preprocessing(run) == record

@@ -204,10 +204,17 @@ def test_a_damaged_table_is_one_line(content, saved):
 )
 def test_a_summary_that_its_table_contradicts_is_refused(keys, value, saved, manifest):
     change(saved / "evaluation.json", "manifest", value=digest(manifest))
+    change(saved / "evaluation.json", "summary_digest", value=None)  # as in earlier releases
     assert load_evaluation(saved, manifest).convention == "brats2020"
     change(saved / "evaluation.json", *keys, value=value)
     with pytest.raises(InputError, match="tell different scores"):
         load_evaluation(saved, manifest)
+
+
+def test_an_interval_that_was_changed_is_refused(saved):
+    change(saved / "evaluation.json", "summary", "all", "dice", "ET", "high", value=0.75)
+    with pytest.raises(InputError, match=r"evaluation\.json is damaged: its summary has changed"):
+        require_evaluation(saved)
 
 
 def test_a_table_that_has_lost_a_case_is_refused(saved, manifest):

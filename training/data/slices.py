@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float16, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cache_schema.errors import InputError
+from cache_schema.admission import open_shard
 from cache_schema.manifest import Manifest, read_manifest
-from cache_schema.shard import TEST_CLIENT, ShardReader
+from cache_schema.shard import ShardReader
 
 Slices = Literal["all", "tumour"]
 
@@ -52,7 +52,7 @@ class SliceDataset(Dataset[Slice]):
         manifest: Manifest | None = None,
         known_as: int | None = None,
     ) -> None:
-        """List slices; of the shards, only their `label_voxels` columns are read.
+        """List slices; of the shards, only their tables are read.
 
         Args:
             cache: A finished cache.
@@ -63,8 +63,8 @@ class SliceDataset(Dataset[Slice]):
                 have one client alone, which has another number in a federation.
 
         Raises:
-            InputError: If the cache is unreadable, has no such client, or holds a test shard where a
-                client's should be.
+            InputError: If the cache is unreadable, has no such client, or a shard is damaged or not the
+                one that the manifest lists.
         """
         manifest = manifest or read_manifest(cache)
         chosen = range(manifest.options.clients) if clients is None else clients
@@ -73,7 +73,7 @@ class SliceDataset(Dataset[Slice]):
         tumour: list[Bool[np.ndarray, " slice"]] = [np.empty(0, np.bool_)]
         for client in chosen:
             for path in manifest.client_shards(client):
-                reader = open_training_shard(cache / path)
+                reader = open_shard(cache, manifest, path)
                 with reader:
                     shows = shows_tumour(reader)
                 kept = np.flatnonzero(shows) if slices == "tumour" else np.arange(len(shows))
@@ -112,18 +112,6 @@ class SliceDataset(Dataset[Slice]):
         _, shard, row = self._index[index].tolist()
         image, label = self._readers[shard].images([row])[0], self._readers[shard].labels([row])[0]
         return Slice(torch.from_numpy(image), torch.from_numpy(label))
-
-
-def open_training_shard(path: Path) -> ShardReader:
-    """Open a client's shard.
-
-    Raises:
-        InputError: If it cannot be read, or is one of the test set.
-    """
-    reader = ShardReader(path)
-    if reader.attributes["client"] == TEST_CLIENT:
-        raise InputError(f"{path} is a shard of the test set; training never opens one")
-    return reader
 
 
 def shows_tumour(reader: ShardReader) -> Bool[np.ndarray, " slice"]:

@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float16, Float64, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cache_schema.errors import InputError
+from cache_schema.admission import open_shard
 from cache_schema.manifest import Manifest, read_manifest
 from cache_schema.shard import CaseEntry, ShardReader
 from cache_schema.vocabulary import Cohort, Split
-from training.data.slices import open_training_shard, shows_tumour
+from training.data.slices import shows_tumour
 from training.seeds import derive_seed
 
 Place = tuple[int, int, int]
@@ -80,7 +80,8 @@ class VolumeDataset(Dataset[CaseVolume]):
         self.manifest = manifest
         chosen = manifest.cohorts.keys() if cohorts is None else set(cohorts)
         self.cases = tuple(c for c in manifest.cases if c.split == split and c.cohort in chosen)
-        self._readers = {case.shard: ShardReader(cache / case.shard) for case in self.cases}
+        self._cache = cache
+        self._readers: dict[str, ShardReader] = {}
 
     def __len__(self) -> int:
         """Return the number of cases."""
@@ -91,7 +92,7 @@ class VolumeDataset(Dataset[CaseVolume]):
 
         Raises:
             IndexError: If there is no such case.
-            InputError: If its shard is damaged.
+            InputError: If its shard is damaged, or not the one that the manifest lists.
         """
         reader, entry = self._find(index)
         rows = slice(entry.first_row, entry.stop_row)
@@ -116,18 +117,17 @@ class VolumeDataset(Dataset[CaseVolume]):
 
         Raises:
             IndexError: If there is no such case.
-            InputError: If its shard is damaged.
+            InputError: If its shard is damaged, or not the one that the manifest lists.
         """
         reader, entry = self._find(index)
         return read_patch(reader, entry.first_row, entry.stop_row, corner, size)
 
     def _find(self, index: int) -> tuple[ShardReader, CaseEntry]:
         case = self.cases[index]
+        if case.shard not in self._readers:
+            self._readers[case.shard] = open_shard(self._cache, self.manifest, case.shard)
         reader = self._readers[case.shard]
-        entry = next((e for e in reader.cases() if e.case_id == case.case_id), None)
-        if entry is None:
-            raise InputError(f"{reader.path} does not hold {case.case_id}; run `prep verify`")
-        return reader, entry
+        return reader, next(e for e in reader.cases() if e.case_id == case.case_id)
 
 
 def read_patch(
@@ -225,8 +225,8 @@ class PatchDataset(Dataset[Patch]):
             known_as: Number that these clients go by here, if not by their own.
 
         Raises:
-            InputError: If the cache is unreadable, has no such client, or holds a test shard where a
-                client's should be.
+            InputError: If the cache is unreadable, has no such client, or a shard is damaged or not the
+                one that the manifest lists.
         """
         manifest = manifest or read_manifest(cache)
         self._sampling = sampling
@@ -234,7 +234,7 @@ class PatchDataset(Dataset[Patch]):
         for client in range(manifest.options.clients) if clients is None else clients:
             for path in manifest.client_shards(client):
                 name = client if known_as is None else known_as
-                self._cases += _cases_of(name, open_training_shard(cache / path))
+                self._cases += _cases_of(name, open_shard(cache, manifest, path))
         self._clients = np.array([case.client for case in self._cases], np.int64)
         self.shows_tumour: Bool[np.ndarray, " case"] = np.array(
             [len(case.tumour_rows) > 0 for case in self._cases], np.bool_

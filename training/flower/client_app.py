@@ -8,6 +8,7 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from cache_schema.admission import require_whole
 from cache_schema.errors import InputError
 from cache_schema.manifest import Manifest, digest, read_manifest
 from cache_schema.preprocessing import record_preprocessing
@@ -82,15 +83,17 @@ def _find_place(context: Context) -> _Place:
         cache_client=client,
         device=str(context.run_config["device"]),
         loader_workers=0,
+        trust_cache=bool(context.run_config["trust-cache"]),
     )
     return _Place(site, run / MEMORY_FOLDER)
 
 
 def _introduce(place: _Place, task: Task) -> RecordDict:
-    """Say who this node is.
+    """Say who this node is; that comes once in a run, and so does the hashing of its shards.
 
     Raises:
-        InputError: If there are no slices or too few, or this release's network is not the server's.
+        InputError: If there are no slices or too few, a shard is not what was written, or this release's
+            network is not the server's.
     """
     config, client = task.config, place.site.client
     model = random_model(config)
@@ -100,6 +103,7 @@ def _introduce(place: _Place, task: Task) -> RecordDict:
             f"{version('fedunetmm')} here; install the coordinator's release"
         )
     manifest = read_manifest(Path(place.site.cache))
+    _require_whole_shards(place.site, manifest)
     workplace = _open(place, task, manifest, smallest_batch(model, config))
     if not len(workplace.dataset):
         raise InputError(f"client {client} has no training slices with these settings")
@@ -114,6 +118,12 @@ def _introduce(place: _Place, task: Task) -> RecordDict:
             version=version("fedunetmm"),
         )
     )
+
+
+def _require_whole_shards(site: Site, manifest: Manifest) -> None:
+    if not site.trust_cache:
+        paths = manifest.client_shards(site.cache_client)
+        require_whole(Path(site.cache), manifest, paths)
 
 
 def _train(place: _Place, task: Task, content: RecordDict) -> RecordDict:

@@ -42,6 +42,7 @@ class Site(BaseModel):
         cache_client: Whose shards of the cache are trained on.
         device: Where to train.
         loader_workers: Processes that read shards.
+        trust_cache: Do not hash its shards when a run begins.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -51,6 +52,7 @@ class Site(BaseModel):
     cache_client: Annotated[int, Ge(0)]
     device: str = "auto"
     loader_workers: Annotated[int, Ge(0)] = 1
+    trust_cache: bool = False
 
 
 def make_site(**settings: Any) -> Site:  # noqa: ANN401 - whatever a command line gives

@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
@@ -44,8 +45,10 @@ def read_state_dict(path: Path, *, digest: str | None = None) -> dict[str, Tenso
         state = load(content) if path.suffix == ".safetensors" else _unpickle(content)
     except UnpicklingError as error:  # torch's text tells how to run what is in there
         raise StateDictError("it holds other things than tensors") from error
+    except (StateDictError, RuntimeError, SafetensorError) as error:
+        raise StateDictError(str(error).partition("\n")[0]) from error
     except Exception as error:  # foreign bytes make an unpickler raise anything
-        raise StateDictError(str(error).partition("\n")[0] or type(error).__name__) from error
+        raise StateDictError("it is no file of tensors") from error
     if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
         raise StateDictError("it does not hold tensors by name")
     return state

@@ -120,3 +120,14 @@ def test_a_digest_is_that_of_all_bytes(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(StateDictError, match=f"its SHA-256 is not {digest}"):
         read_state_dict(tmp_path / "w.safetensors", digest=digest)
+
+
+@pytest.mark.parametrize(
+    "text", ["root:x:0:0:root:/root:/bin/bash\n", "127.0.0.1 localhost\n", "\n"]
+)
+def test_a_text_is_no_file_of_tensors(text, tmp_path):
+    (tmp_path / "passwd").write_text(text)
+    with pytest.raises(
+        StateDictError, match=r"^it (is no file of|holds other things than) tensors$"
+    ):
+        read_state_dict(tmp_path / "passwd")
