@@ -227,8 +227,7 @@ def prep_phantom(
     """Write synthetic BraTS 2018, 2019 and 2020 archives."""
     from pipeline.phantom.archives import write_phantom
 
-    emptied = _goes_on(f"once {out} is removed, the same command begins anew")
-    with emptied, _progress("cases") as progress:
+    with _goes_on(), _progress("cases") as progress:
         task = progress.add_task("phantom cases", total=None)
         summary = write_phantom(
             out,

@@ -1,6 +1,7 @@
 """Files that are whole or not there: written beside their name, then renamed."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,12 +10,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from cache_schema.errors import InputError
+from cache_schema.errors import InputError, WriteError
 
 PARTIAL_SUFFIX: Final = ".partial"
 """How the name of everything ends that is not finished."""
 
 ADVICE: Final = "make room or give it another place"
+
+GOES_ON: Final = "make room: the same command goes on from what is finished"
+"""What to do where a command keeps what it has finished."""
+
+DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""What a disk answers that is full, over a quota, too small for the file, broken or read-only."""
 
 
 def write_atomically(
@@ -33,31 +40,49 @@ def write_atomically(
     Raises:
         InputError: If it cannot be written.
     """
-    with (
-        reporting(path, option=option, advice=advice),
-        replacing(path, follows_links=option is not None) as partial,
-    ):
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    content = content.encode() if isinstance(content, str) else content
+    told = reporting(path, option=option, advice=advice, num_bytes=len(content))
+    with told, replacing(path, follows_links=option is not None) as partial:
+        partial.write_bytes(content)
 
 
 @contextlib.contextmanager
-def reporting(path: Path, *, option: str | None = None, advice: str = ADVICE) -> Iterator[None]:
+def reporting(
+    path: Path, *, option: str | None = None, advice: str = ADVICE, num_bytes: int = 0
+) -> Iterator[None]:
     """Turn whatever the disk refuses in a block into one line.
 
     Args:
         path: Of the file or folder that is written.
         option: That named it.
         advice: What to do.
+        num_bytes: That it takes, where that is known.
 
     Raises:
-        InputError: For every OSError.
+        WriteError: For every OSError.
     """
     try:
         yield
     except OSError as error:
         name = f"{option} {path}" if option else path
-        reason = error.strerror or error
-        raise InputError(f"{name} cannot be written ({reason}); {advice}") from error
+        reason = f"{describe_refusal(error)}{_shortage(path, num_bytes)}"
+        raise WriteError(f"{name} cannot be written ({reason}); {advice}") from error
+
+
+def describe_refusal(error: OSError) -> str:
+    """Say in a few words what the disk answered; HDF5 puts a whole report into its own."""
+    if error.errno in DISK_ERRORS:
+        return os.strerror(error.errno)
+    return error.strerror or " ".join(str(error).split())
+
+
+def _shortage(path: Path, num_bytes: int) -> str:
+    """Say what a file takes if that is more than there is room for."""
+    existing = next(
+        place for place in (path.absolute(), *path.absolute().parents) if place.exists()
+    )
+    free = shutil.disk_usage(existing).free
+    return f": it takes {num_bytes} bytes, {free} are free" if num_bytes > free else ""
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Final, Protocol, runtime_checkable
 
 from cache_schema.errors import InputError
 from cache_schema.files import reporting
@@ -15,7 +15,15 @@ HELD: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
 """What a lock that somebody else holds answers; anything else means that this file system has no locks."""
 
 
-def lock_file(file: IO[Any], refusal: str) -> bool:
+@runtime_checkable
+class HasDescriptor(Protocol):
+    """An open file."""
+
+    def fileno(self) -> int:
+        """Give its descriptor."""
+
+
+def lock_file(file: HasDescriptor, refusal: str) -> bool:
     """Lock an open file until it is closed, however its process ends, and do not wait for it.
 
     Args:

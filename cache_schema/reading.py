@@ -8,9 +8,9 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 MAX_DOCUMENT_BYTES: Final = 2**26
 """Of a document, a table or a log: fifty times the manifest of all BraTS cases."""
@@ -50,8 +50,8 @@ def open_regular(path: Path) -> BufferedReader:
     return os.fdopen(_open_regular(path, os.O_RDONLY), "rb")
 
 
-def open_to_append(path: Path) -> TextIO:
-    """Open a text file in a folder of ours, or make it, to go on at its end.
+def open_to_append(path: Path) -> FileIO:
+    """Open a file in a folder of ours, or make it, to go on at its end without a buffer.
 
     Raises:
         OSError: If it cannot be written, or is no file; a link is not followed.
@@ -59,7 +59,7 @@ def open_to_append(path: Path) -> TextIO:
     with suppress(FileNotFoundError):
         _require_regular(path.lstat(), path)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-    return os.fdopen(_open_regular(path, flags), "a", encoding="utf-8")
+    return FileIO(_open_regular(path, flags), "a")
 
 
 def read_bytes(path: Path, *, most: int = MAX_DOCUMENT_BYTES) -> bytes:

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Float16, Float64, Int, Integer, UInt8, UInt32
 
 from cache_schema.chunk import checksum, compress_chunk, decompress_chunk
-from cache_schema.errors import InputError
-from cache_schema.files import PARTIAL_SUFFIX, sync
+from cache_schema.errors import InputError, WriteError
+from cache_schema.files import GOES_ON, PARTIAL_SUFFIX, reporting, sync
 from cache_schema.reading import open_regular, require_regular
 from cache_schema.shard_form import (
     CHUNKED,
@@ -164,7 +164,19 @@ class ShardWriter:
         self._path = path
         self._partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
         self._entries: list[dict[str, Any]] = []
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._told():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._open(plane, fingerprint, client)
+        except WriteError:
+            self._partial.unlink(missing_ok=True)
+            raise
+
+    def _told(self) -> AbstractContextManager[None]:
+        """Let what the disk refuses be a WriteError; reading a case is not in these blocks."""
+        return reporting(self._path, advice=GOES_ON)
+
+    def _open(self, plane: tuple[int, int], fingerprint: str, client: int | None) -> None:
         # Without a chunk cache every chunk is written when it is assigned. With one it is written when
         # h5py's dataset object dies, which a sampling profiler such as Dask's can put off: same
         # content, other bytes. No lock: the name is this process's own, and not every file system has them.
@@ -236,15 +248,17 @@ class ShardWriter:
         if np.any(np.diff(z) <= 0):
             raise ValueError(f"slices of {case_id} are not in ascending order")
         first = len(self._file["z"])
-        for name in (*ROW_COLUMNS, *CHUNKED):
-            self._file[name].resize(first + len(z), axis=0)
+        with self._told():
+            for name in (*ROW_COLUMNS, *CHUNKED):
+                self._file[name].resize(first + len(z), axis=0)
         return first
 
     def _write_chunks(self, row: int, chunks: tuple[bytes, bytes]) -> None:
         """Store a slice's image and label, both compressed."""
         image, label = chunks
-        self._chunked["image"].write_direct_chunk((row, 0, 0, 0), image)
-        self._chunked["label"].write_direct_chunk((row, 0, 0), label)
+        with self._told():
+            self._chunked["image"].write_direct_chunk((row, 0, 0, 0), image)
+            self._chunked["label"].write_direct_chunk((row, 0, 0), label)
 
     def _append_rows(
         self,
@@ -255,10 +269,11 @@ class ShardWriter:
         checksums: UInt32[np.ndarray, "slice 2"],
     ) -> None:
         """Write what the tables say of a case."""
-        self._file["case_index"][first:] = len(self._entries)
-        self._file["z"][first:] = z
-        self._file["label_voxels"][first:] = label_voxels
-        self._file["checksum"][first:] = checksums
+        with self._told():
+            self._file["case_index"][first:] = len(self._entries)
+            self._file["z"][first:] = z
+            self._file["label_voxels"][first:] = label_voxels
+            self._file["checksum"][first:] = checksums
         own = {name: getattr(case, name, None) for name in (*STRING_COLUMNS, *NUMBER_COLUMNS)}
         rows = {"first_row": first, "stop_row": first + len(z)}
         own_checksum = _checksum_tables(case, (z, label_voxels, checksums))
@@ -275,14 +290,22 @@ class ShardWriter:
         trace: TracebackType | None,
     ) -> None:
         """Finish the file and rename it into place, or remove it after an error."""
-        whole = error is None and bool(self._entries)
+        try:
+            with self._told():
+                self._finish(whole=error is None and bool(self._entries))
+        except WriteError:
+            if error is None:  # else it is the same full disk, and the first error tells more
+                raise
+        finally:
+            self._partial.unlink(missing_ok=True)  # unless it has got its name
+
+    def _finish(self, *, whole: bool) -> None:
         try:
             if whole:
                 self._write_cases()
         finally:
             self._file.close()
         if not whole:
-            self._partial.unlink(missing_ok=True)
             return
         with ThreadPoolExecutor(1) as pool:  # the disk writes while the processor hashes
             synced = pool.submit(sync, self._partial)

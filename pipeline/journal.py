@@ -1,21 +1,22 @@
 """The log of a cache: what happened when, and which shards are known to be whole."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Literal, TextIO, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cache_schema.append import AppendedFile
 from cache_schema.errors import InputError
+from cache_schema.files import GOES_ON
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME
 from cache_schema.locks import lock_file
 from cache_schema.manifest import SCHEMA_VERSION, Manifest, Quarantined, read_manifest
 from cache_schema.names import Name
-from cache_schema.reading import open_regular, open_to_append, read_bytes
+from cache_schema.reading import read_bytes
 from cache_schema.vocabulary import Cohort
 from pipeline.request import Request, request_of_manifest
 
@@ -73,16 +74,20 @@ class Journal:
         is_guarded: Whether a lock keeps others out; not every file system has locks.
     """
 
-    def __init__(self, cache: Path, file: TextIO, *, is_guarded: bool) -> None:
+    def __init__(self, cache: Path, file: AppendedFile, *, is_guarded: bool) -> None:
         """Use `open_journal` instead, which takes the lock."""
         self.is_guarded = is_guarded
         self._cache = cache
         self._file = file
 
     def record(self, event: str, **fields: Any) -> None:  # noqa: ANN401
-        """Append one event with the time; it is on its way to the disk when this returns."""
-        self._file.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
-        self._file.flush()
+        """Append one event with the time; it is on its way to the disk when this returns.
+
+        Raises:
+            WriteError: If the disk refuses it.
+        """
+        line = json.dumps({"time": time.time(), "event": event, **fields}) + "\n"
+        self._file.append(line.encode())
 
     def shard_digests(self) -> dict[str, str]:
         """Collect the SHA-256 of every shard that earlier runs finished, by path.
@@ -161,28 +166,13 @@ def open_journal(cache: Path) -> Iterator[Journal]:
     Where the file system has no locks, nothing keeps a second preparation out, and the journal says so.
 
     Raises:
-        InputError: If another preparation holds it, or it cannot be written.
+        InputError: If another preparation holds it, or the disk refuses it.
     """
-    try:
-        log = open_to_append(cache / LOG_NAME)
-    except OSError as error:
-        raise InputError(
-            f"{cache / LOG_NAME} cannot be written ({error.strerror}); move it elsewhere"
-        ) from error
-    with log as file:
+    with AppendedFile(cache / LOG_NAME, advice=GOES_ON) as file:
         refusal = f"another `prep partition` writes to {cache}; wait for it"
         is_guarded = lock_file(file, refusal)
-        if not _ends_with_newline(cache / LOG_NAME):
-            file.write("\n")  # a kill cut the last line short; the next one starts afresh
-            file.flush()
+        file.end_line()  # a kill may have cut the last one short
         yield Journal(cache, file, is_guarded=is_guarded)
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with open_regular(path) as file:
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-        return file.read(1) in {b"", b"\n"}
 
 
 def _is_foreign(line: bytes) -> bool:

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 from distributed import Client, KilledWorker, get_worker, wait
 
-from cache_schema.errors import InputError
-from cache_schema.files import PARTIAL_SUFFIX, refuse_links, remove_partials
+from cache_schema.errors import InputError, WriteError
+from cache_schema.files import GOES_ON, PARTIAL_SUFFIX, refuse_links, remove_partials, reporting
 from cache_schema.layout import LOG_NAME, MANIFEST_NAME, SHARD_FOLDERS
 from cache_schema.manifest import Manifest, Quarantined, write_manifest
 from cache_schema.targets import require_writable_folder
@@ -103,7 +103,8 @@ def run_plan(
     """
     require_writable_folder(cache, "--cache")
     donors = find_donors(reuse, plan.preprocessing) if reuse is not None else {}
-    cache.mkdir(parents=True, exist_ok=True)
+    with reporting(cache, option="--cache", advice=GOES_ON):
+        cache.mkdir(parents=True, exist_ok=True)
     _refuse_links(cache)
     with open_journal(cache) as journal:
         request = request_of_plan(plan)
@@ -222,6 +223,8 @@ def _make_shards(
             future.release()  # else Dask makes the shard again if this worker dies later on
             _log_outcome(journal, shard, outcomes[-1])
             continue
+        if isinstance(future.exception(), WriteError):
+            raise future.exception()
         failures[shard.path] += 1
         if failures[shard.path] > MAX_FAILURES:
             raise InputError(

@@ -572,7 +572,7 @@ INTERRUPTIONS = {
         "--out",
         "Dataset501_B",
     ): GOES_ON,
-    ("prep", "phantom", "data"): "once data is removed, the same command begins anew",
+    ("prep", "phantom", "data"): GOES_ON,
     ("prep", "scan", "data"): BEGINS_ANEW,
     ("prep", "verify", "cache"): BEGINS_ANEW,
     ("train", "eval", "run"): BEGINS_ANEW,

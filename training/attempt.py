@@ -8,8 +8,9 @@ from typing import Any, Final
 from cache_schema.errors import InputError
 from training.checkpoint import RESUME_NAME, WEIGHTS_NAME
 from training.config import CONFIG_NAME, read_config
+from training.event_file import TENSORBOARD_FOLDER
 from training.mlflow_board import ID_NAME
-from training.runlog import LOG_NAME, TENSORBOARD_FOLDER, is_written, read_events
+from training.runlog import LOG_NAME, is_written, read_events
 from training.score_files import EVALUATION_NAME, UNTRAINED_NAME
 
 RESULTS: Final = (

@@ -1,5 +1,6 @@
 """A run's network as one file for other programs, held against the original before it gets its name."""
 
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,8 +55,16 @@ class Probabilities(nn.Module):
 
 
 def write_pt2(path: Path, program: ExportedProgram, metadata: Mapping[str, str]) -> None:
-    """Write PyTorch's own format, which needs torch alone to be run."""
-    torch.export.save(program, path, extra_files={METADATA_NAME: json.dumps(dict(metadata))})
+    """Write PyTorch's own format, which needs torch alone to be run.
+
+    It is made in memory: on a full disk PyTorch's zip writer ends the process.
+
+    Raises:
+        OSError: If the disk refuses it.
+    """
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={METADATA_NAME: json.dumps(dict(metadata))})
+    path.write_bytes(content.getbuffer())
 
 
 def load_pt2(path: Path) -> Network:

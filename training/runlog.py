@@ -4,7 +4,6 @@ import fcntl
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,12 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
-from torch.utils.tensorboard import SummaryWriter
-
-from cache_schema.errors import InputError
-from cache_schema.files import reporting
+from cache_schema.append import AppendedFile
+from cache_schema.errors import InputError, WriteError
 from cache_schema.locks import lock_file
-from cache_schema.reading import open_regular, open_to_append
+from cache_schema.reading import open_regular
+from training.event_file import TensorBoard
 from training.log_lines import read_lines
 
 _log = logging.getLogger(__name__)
@@ -27,7 +25,7 @@ EVERYBODY: Final = -1
 """Stands for all clients together where there is no federation."""
 
 LOG_NAME: Final = "log.jsonl"
-TENSORBOARD_FOLDER: Final = "tensorboard"
+ADVICE: Final = "make room and go on with --resume"
 LOSS_NAME: Final = "train/loss"
 
 Outcome = Literal["finished", "failed", "killed"]
@@ -148,24 +146,6 @@ class Board(Protocol):
         """Say how the run ended, and return what the board has not received, if anything."""
 
 
-class TensorBoard:
-    """Event files in a run's folder, for TensorBoard."""
-
-    def open(self, run: Path) -> None:
-        """Begin another event file; TensorBoard shows all of a folder as one."""
-        self._writer = SummaryWriter(str(run / TENSORBOARD_FOLDER))
-
-    def add(self, scalars: Mapping[str, float], step: int) -> None:
-        """Write the scalars of one round."""
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def close(self, outcome: Outcome) -> None:  # noqa: ARG002 - an event file has no place for it
-        """Close the file."""
-        self._writer.close()
-
-
 class RunLog:
     """Writes the log of a run, and shows its scalars on boards."""
 
@@ -177,8 +157,7 @@ class RunLog:
         """
         self._run = run
         self._boards: list[Board] = []
-        with reporting(run / LOG_NAME):
-            self._file = open_to_append(run / LOG_NAME)
+        self._file = AppendedFile(run / LOG_NAME, advice=ADVICE)
         # Held until the process ends, however it does: see `is_written`, and earlier releases had no
         # other lock.
         try:
@@ -186,8 +165,7 @@ class RunLog:
         except InputError:
             self._file.close()
             raise
-        if self._file.tell() and not _ends_with_newline(run / LOG_NAME):
-            self._file.write("\n")  # a kill cut the last line short; the next one starts afresh
+        self._file.end_line()  # a kill may have cut the last one short
         self._rounds = {record.round: record for record in read_rounds(run)}
 
     def attach(self, board: Board) -> None:
@@ -196,10 +174,13 @@ class RunLog:
         self._boards.append(board)
 
     def record(self, event: str, **fields: Any) -> None:  # noqa: ANN401
-        """Write one event."""
+        """Write one event.
+
+        Raises:
+            WriteError: If the disk refuses it.
+        """
         line = {"time": time.time(), "event": event, **fields}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._file.append((json.dumps(line) + "\n").encode())
 
     def rounds_before(self, number: int) -> tuple[RoundRecord, ...]:
         """Return the rounds before one, in order, those that an earlier start has logged too."""
@@ -235,7 +216,7 @@ class RunLog:
             total_bytes_sent=sum(part.bytes_sent for part in parts),
         )
         self.record("round", **asdict(record))
-        os.fsync(self._file.fileno())
+        self._file.sync()
         self._rounds[record.round] = record
         scalars = scalars_of(record)
         for board in self._boards:
@@ -247,13 +228,10 @@ class RunLog:
         with self._file:
             for board in self._boards:
                 if (problem := board.close(outcome)) is not None:
-                    self.record("unsent", problem=problem)
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with open_regular(path) as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
+                    with suppress(
+                        WriteError
+                    ):  # the disk that is full for the board is so for the log
+                        self.record("unsent", problem=problem)
 
 
 @contextmanager
@@ -275,7 +253,7 @@ def open_log(run: Path, boards: Sequence[Board] = ()) -> Iterator[RunLog]:
         yield log
     except BaseException as error:
         outcome = "failed" if isinstance(error, Exception) else "killed"
-        with suppress(OSError):  # such as a full disk, which is the error already
+        with suppress(OSError, WriteError):  # such as a full disk, which is the error already
             log.record(outcome, reason=" ".join(str(error).split()))
         raise
     finally:

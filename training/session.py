@@ -26,6 +26,7 @@ from training.device import (
     device_kind,
     keep_freed_memory,
 )
+from training.event_file import TENSORBOARD_FOLDER
 from training.models.initial import initial_model
 from training.models.smallest_batch import smallest_batch
 from training.provenance import (
@@ -35,7 +36,7 @@ from training.provenance import (
     write_provenance,
     write_remote_provenance,
 )
-from training.runlog import LOG_NAME, TENSORBOARD_FOLDER
+from training.runlog import LOG_NAME
 from training.training_set import open_training_set, require_company
 
 LOCK_NAME: Final = "run.lock"

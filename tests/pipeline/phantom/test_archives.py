@@ -243,6 +243,63 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
         write_phantom(tmp_path / "a", num_patients=1, shape=(16, 16, 16))
 
 
+def interrupted(out, *, after, **options):
+    """Begin a phantom and end after some cases."""
+
+    def stop(_):
+        nonlocal after
+        after -= 1
+        if after == 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_phantom(out, shape=(16, 16, 16), on_case=stop, **options)
+
+
+def contents(out):
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_the_same_call_goes_on_with_a_phantom_and_makes_what_is_there_no_more(tmp_path):
+    write_phantom(tmp_path / "whole", num_patients=3, shape=(16, 16, 16))
+    out = tmp_path / "out"
+    interrupted(out, after=3, num_patients=3)
+    kept = next(out.rglob("*_t1.nii.gz"))
+    inode = kept.stat().st_ino
+    lacking = max(out.rglob("*_seg.nii.gz"))
+    lacking.unlink()
+    leftover = kept.parent / f".{kept.name}.12345678.partial"
+    leftover.mkdir()
+    (leftover / kept.name).write_bytes(b"half")
+    told = []
+    write_phantom(out, num_patients=3, shape=(16, 16, 16), on_case=told.append)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert not leftover.exists()
+    assert len(told) == len(list(out.rglob("*_seg.nii.gz")))
+    assert lacking.parent == kept.parent or kept.stat().st_ino == inode
+
+
+@pytest.mark.parametrize("change", ["seed", "foreign", "deep", "link", "finished"])
+def test_only_what_the_same_call_left_is_gone_on_with(change, tmp_path):
+    out = tmp_path / "out"
+    interrupted(out, after=1, num_patients=2)
+    options = {"seed": 1} if change == "seed" else {}
+    if change == "foreign":
+        (out / "mine.txt").write_text("kept")
+    if change == "deep":
+        (next(out.rglob("*_t1.nii.gz")).parent / "mine.txt").write_text("kept")
+    if change == "link":
+        file = next(out.rglob("*_t1.nii.gz"))
+        file.unlink()
+        file.symlink_to(tmp_path / "elsewhere")
+    if change == "finished":
+        write_phantom(out, num_patients=2, shape=(16, 16, 16))
+    before = contents(out)
+    with pytest.raises(InputError, match=r"^OUT .* is not empty: name a folder that is new or"):
+        write_phantom(out, num_patients=2, shape=(16, 16, 16), **options)
+    assert contents(out) == before
+
+
 def test_a_file_is_refused_as_a_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"^OUT .*file is a file: name a folder"):
