@@ -75,10 +75,6 @@ def swap_modalities(world: Path, random: Random) -> None:
     swap(next(folder.glob("*_seg.nii.gz")), next(folder.glob("*_t2.nii.gz")))
 
 
-def absolute(world: Path, target: str) -> str:
-    return str(world / target)
-
-
 def link(world: Path, random: Random, place: str, target: str) -> None:
     """Put a link in place of a file or folder; what was there is gone."""
     remove(world / place)
@@ -180,9 +176,8 @@ NEW_LINKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cache/clients/client-00/shard-099.h5": ("outside/shard.h5", ("rerun", "verify")),
     "cache/clients/client-00/shard-000.h5.1.partial": ("outside/precious.txt", ("rerun", "verify")),
     "run/model.partial": ("outside/precious.txt", ("resume", "eval")),
-    "out.html": ("outside/precious.txt", ("show-html", "report")),
-    "out": ("outside", ("partition", "fed", "central", "reuse")),
 }
+"""Not in the places that an option names: a link there is meant by the user."""
 
 
 def swap_mutants(repeats: int) -> Iterator[Mutant]:
