@@ -67,7 +67,7 @@ def baselines(sound: Path, names: set[str]) -> dict[str, Results]:
     """Run every command on the undamaged world: what the mutants are compared with.
 
     Raises:
-        RuntimeError: If one fails there, or two times give two results.
+        RuntimeError: If one fails there, or writes where it should not.
     """
     found = {}
     for name in sorted(names):

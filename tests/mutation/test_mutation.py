@@ -24,7 +24,7 @@ def verdicts_of(*arguments: str, folder: Path) -> list[dict[str, str]]:
     ended = subprocess.run(
         [sys.executable, "-m", "tests.mutation", *arguments, "--json", str(found)],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
         capture_output=True,
         text=True,
         check=False,
