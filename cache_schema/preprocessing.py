@@ -1,7 +1,9 @@
 """How a cache's slices were made, in a document that goes along with a model trained on them."""
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import MinLen
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import Document, Manifest
@@ -37,7 +39,7 @@ class PreprocessingRecord(Document):
     geometry: Literal["brats", "any"]
     modalities: tuple[Modality, ...]
     label_convention: Literal["brats2018-2020"]
-    sources: tuple[Source, ...]
+    sources: Annotated[tuple[Source, ...], MinLen(1)]
 
 
 def record_preprocessing(manifest: Manifest) -> PreprocessingRecord:

@@ -1,10 +1,17 @@
 """What a model must know of its cache, and clients that do not fit together."""
 
+import json
+
 import pytest
+from pydantic import ValidationError
 
 from cache_schema.errors import InputError
 from cache_schema.manifest import read_manifest
-from cache_schema.preprocessing import record_preprocessing, unite_preprocessing
+from cache_schema.preprocessing import (
+    PreprocessingRecord,
+    record_preprocessing,
+    unite_preprocessing,
+)
 
 
 @pytest.fixture
@@ -26,6 +33,11 @@ def test_a_record_says_what_the_manifest_says(record, small_cache):
     assert record.modalities == ("t1", "t1ce", "t2", "flair")
     (source,) = record.sources
     assert (source.plane, source.fingerprint) == ((24, 20), manifest.fingerprint)
+
+
+def test_a_record_of_no_cache_is_none(record):
+    with pytest.raises(ValidationError, match="sources"):
+        PreprocessingRecord.model_validate_json(json.dumps({**record.model_dump(), "sources": []}))
 
 
 def test_clients_of_one_cache_have_one_record(record):
