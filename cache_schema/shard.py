@@ -413,7 +413,8 @@ class ShardReader:
         except InputError:
             raise
         except Exception as error:  # h5py and NumPy raise nearly every kind on damage
-            reason = " ".join(str(error).split()) or type(error).__name__
+            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            reason = " ".join(told.split())
             raise InputError(
                 f"shard {self.path} cannot be read ({reason}); run `prep verify` on the cache, "
                 "then `prep partition` again to rebuild what is damaged"

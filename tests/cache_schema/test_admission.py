@@ -80,7 +80,7 @@ def test_a_longer_file_is_refused(cache_copy):
 
 def test_a_shard_that_is_gone_is_refused(cache_copy):
     (cache_copy / SHARD).unlink()
-    assert "cannot be read (no such file)" in refused(cache_copy)
+    assert "cannot be read (No such file or directory)" in refused(cache_copy)
 
 
 def set_attribute(name, value):

@@ -69,7 +69,7 @@ def test_a_file_of_50_gb_is_refused_within_200_mb(tmp_path):
 
 
 def test_a_log_is_made_and_gone_on_with_and_a_link_in_its_place_is_not_followed(tmp_path):
-    for line in ("a\n", "b\n"):
+    for line in (b"a\n", b"b\n"):
         with open_to_append(tmp_path / "log") as file:
             file.write(line)
     assert (tmp_path / "log").read_text() == "a\nb\n"

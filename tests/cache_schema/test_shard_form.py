@@ -61,7 +61,7 @@ FORMS = {
     "z falls": (moved("z", 0, 9), "slices are not in ascending order"),
     "z below 0": (moved("z", 0, -100), "slices lie outside their volume"),
     "z past the volume": (moved("z", -1, 100), "slices lie outside their volume"),
-    "an empty volume": (moved("cases/shape", (0, 0), -24), "volumes of "),
+    "an empty volume": (moved("cases/shape", (0, 0), -24), "claims a volume of "),
     "a volume wider than the plane": (moved("cases/shape", (0, 1), 1), "volumes of "),
     "case ids change places": (swapped, "cases are not in ascending order"),
     "z is too long": (lengthened("z"), "z has shape"),

@@ -418,6 +418,8 @@ def test_every_stray_file_is_a_finding(prepared, tree):
     known = {path.name for path in tree.files[tree.struck["strew"]].values()}
     strays = {path.name for path in folder.iterdir()} - known
     assert len(strays) == 5
+    strays -= {"Thumbs.db", f"._{folder.name}_seg.nii.gz"}  # what systems leave behind
+    assert len(strays) == 3
     findings = prepared.cases[tree.struck["strew"]]["findings"]
     assert {f for f in findings if "ignored" in f} == {
         f"{name} ignored: not a file of this case" for name in strays
