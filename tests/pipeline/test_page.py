@@ -1,6 +1,7 @@
 """The page and the slide as files: all numbers, no network, the same bytes twice."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -10,8 +11,10 @@ import cli
 from cache_schema.errors import InputError
 from cache_schema.leakage import SYNTHETIC_NOTE
 from cache_schema.manifest import Move, Quarantined, Repair, read_manifest
+from pipeline.assemble import assemble_manifest
 from pipeline.page import write_pictures
 from pipeline.pictures import summary_figure
+from pipeline.shard_task import make_shard
 
 
 class Page(HTMLParser):
@@ -137,11 +140,20 @@ def test_what_was_mended_moved_or_left_out_is_listed_and_escaped(manifest, page_
     assert ["shard_cases", "3"] in tables["options"]
 
 
-def test_an_absent_modality_is_told_to_those_who_cannot_see(manifest, page_of):
-    cases = tuple(
-        c.model_copy(update={"present": (True, True, False, True)}) for c in manifest.cases
+def without_t2(case):
+    files = {role: path for role, path in case.files.items() if role != "t2"}
+    return replace(case, files=files)
+
+
+def test_an_absent_modality_is_told_to_those_who_cannot_see(small_plan, tmp_path):
+    cases = tuple(map(without_t2, small_plan.cases))
+    shards = tuple(
+        replace(shard, cases=tuple(map(without_t2, shard.cases))) for shard in small_plan.shards
     )
-    alternatives = page_of(manifest.model_copy(update={"cases": cases})).alternatives
+    plan = replace(small_plan, cases=cases, shards=shards)
+    outcomes = [make_shard(shard, tmp_path, plan.preprocessing, lambda _: None) for shard in shards]
+    (out,) = write_pictures(tmp_path, assemble_manifest(plan, outcomes), html=tmp_path / "a.html")
+    alternatives = Page(out.read_text("utf-8")).alternatives
     assert sum("T1, T1CE, T2 absent, FLAIR, labels" in text for text in alternatives) == 5
 
 
