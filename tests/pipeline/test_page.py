@@ -151,7 +151,7 @@ def test_an_absent_modality_is_told_to_those_who_cannot_see(small_plan, tmp_path
         replace(shard, cases=tuple(map(without_t2, shard.cases))) for shard in small_plan.shards
     )
     plan, cache = replace(small_plan, cases=cases, shards=shards), tmp_path / "cache"
-    outcomes = [make_shard(shard, tmp_path, plan.preprocessing, lambda _: None) for shard in shards]
+    outcomes = [make_shard(shard, cache, plan.preprocessing, lambda _: None) for shard in shards]
     manifest = assemble_manifest(plan, outcomes)
     (out,) = write_pictures(cache, manifest, html=tmp_path / "a.html")
     alternatives = Page(out.read_text("utf-8")).alternatives
