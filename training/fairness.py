@@ -21,6 +21,7 @@ from training.score_files import (
     EVALUATION_NAME,
     IDENTITY,
     UNTRAINED_NAME,
+    ScoresDocument,
     score_cells,
     write_document,
     write_table,
@@ -162,16 +163,9 @@ class _Spread(BaseModel):
     worst_client: int
 
 
-class _Document(BaseModel):
-    """What is read of a document; it may say more."""
+class _Document(ScoresDocument):
+    """What is read of a run's scores on its clients' training cases."""
 
-    model_config = ConfigDict(strict=True)
-
-    convention: str
-    manifest: str
-    postprocess_et: Annotated[int, Ge(0)]
-    round: Annotated[int, Ge(0)]
-    tta: bool
     clients: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], _Means] = Field(min_length=1)
     spread: dict[Literal["ET", "TC", "WT", "mean"], _Spread | None] = Field(
         min_length=len(DICE_KEYS)

@@ -50,8 +50,8 @@ class _Sample(BaseModel):
     count: Annotated[int, Ge(0)]
 
 
-class _Document(BaseModel):
-    """What is read of a document; it may say more."""
+class ScoresDocument(BaseModel):
+    """What is read of any document of scores: by which rules they are, and of what; it may say more."""
 
     model_config = ConfigDict(strict=True)
 
@@ -60,6 +60,11 @@ class _Document(BaseModel):
     postprocess_et: Annotated[int, Ge(0)]
     round: Annotated[int, Ge(0)]
     tta: bool
+
+
+class _Document(ScoresDocument):
+    """What is read of a run's scores on the test set."""
+
     summary: dict[str, dict[str, Annotated[int, Ge(1)] | dict[str, _Sample]]]
 
 

@@ -4,7 +4,7 @@ import math
 import pytest
 from rich.console import Console
 
-from cache_schema.leakage import SYNTHETIC_NOTE, SiteLeakage, describe_leakage
+from cache_schema.leakage import SYNTHETIC_NOTE, SiteLeakage
 from cache_schema.manifest import CohortLeakage, LeakageRecord
 from cache_schema.vocabulary import REGIONS
 from training.comparison import compare_runs
@@ -270,18 +270,8 @@ def test_the_gain_names_both_ends():
     )
 
 
-def test_the_leak_is_said_in_a_line():
-    assert describe_leakage(LEAKAGE) == LEAK
-    assert describe_leakage(LEAKAGE, "brats2019") == LEAK
-    assert describe_leakage(LEAKAGE, "brats2020").endswith(", 1 of 2 of brats2020")
-
-
 def test_what_one_hospital_knows_of_its_test_patients_is_not_taken_for_all():
     leakage = SiteLeakage(**dict(LEAKAGE))
     end = "; whether other hospitals trained on them is not known"
-    assert describe_leakage(leakage) == f"{LEAK} by this hospital{end}"
-    assert describe_leakage(leakage, "brats2020") == (
-        f"{LEAK} by this hospital, 1 of 2 of brats2020{end}"
-    )
     runs = [scored_run("one"), scored_run("two", leakage=leakage)]
     assert end in " ".join(printed(paper_tables(runs)[0]).split())
